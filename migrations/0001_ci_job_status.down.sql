@@ -1,0 +1,1 @@
+DROP TYPE ci_job_status;

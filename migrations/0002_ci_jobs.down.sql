@@ -1,0 +1,2 @@
+DROP TABLE ci_transitions, ci_workers, ci_jobs, ci_runs, ci_turns, ci_repositories;
+DROP FUNCTION ci_repository_url, ci_is_final, ci_is_held;

@@ -1,0 +1,126 @@
+-- What is kept beside the hot row: the job's specification, its steps, attempts, source, log and reports.
+
+-- What one job is to do (package pkg/jobs/spec). Read once, after the claim.
+CREATE TABLE ci_job_specs (
+    job_id bigint PRIMARY KEY REFERENCES ci_jobs (id) ON DELETE CASCADE,
+    spec   jsonb NOT NULL
+);
+
+-- Steps as the runner reports them. They carry their attempt: a late write lands under its own.
+CREATE TABLE ci_steps (
+    job_id      bigint REFERENCES ci_jobs (id) ON DELETE CASCADE,
+    attempt     integer,
+    number      integer CONSTRAINT step_numbers_count_from_one CHECK (number >= 1),
+    name        text NOT NULL,
+    status      text NOT NULL DEFAULT 'pending'
+                CONSTRAINT step_status_is_known CHECK (status IN ('pending', 'running', 'success', 'failure', 'cancelled', 'skipped', 'error')),
+    exit_code   integer,      -- of the step's process; NULL when it had none
+    started_at  timestamptz,
+    finished_at timestamptz,
+    log_offset  bigint,       -- first byte of its output in the attempt's log
+    PRIMARY KEY (job_id, attempt, number)
+) WITH (fillfactor = 70);
+
+-- One row for each attempt that ended, written by the trigger.
+CREATE TABLE ci_attempts (
+    job_id       bigint REFERENCES ci_jobs (id) ON DELETE CASCADE,
+    attempt      integer,
+    stage        ci_job_status NOT NULL,   -- the processing state of the stage
+    worker_id    bigint,                   -- NULL: claimed by hand
+    claim_token  uuid NOT NULL,
+    claimable_at timestamptz,
+    claimed_at   timestamptz,
+    ended_at     timestamptz NOT NULL,
+    outcome      ci_job_status NOT NULL,   -- the state it went to
+    cause        text NOT NULL DEFAULT '',
+    PRIMARY KEY (job_id, attempt)
+);
+
+-- The packed tree of one commit (package pkg/jobs/source). Re-runs and the matrix share it. A source
+-- without a sha256 is being stored; it is visible to its writer only.
+CREATE TABLE ci_sources (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    repository  text NOT NULL,
+    tree        text NOT NULL CONSTRAINT tree_is_a_full_object_id CHECK (tree ~ '^[0-9a-f]{40}$'),
+    byte_count  bigint NOT NULL DEFAULT 0,
+    chunk_count integer NOT NULL DEFAULT 0,
+    sha256      bytea CONSTRAINT sha256_has_32_bytes CHECK (length(sha256) = 32),
+    created_at  timestamptz NOT NULL DEFAULT now()
+);
+CREATE UNIQUE INDEX ci_sources_complete ON ci_sources (repository, tree) WHERE sha256 IS NOT NULL;
+
+CREATE TABLE ci_source_chunks (
+    source_id bigint REFERENCES ci_sources (id) ON DELETE CASCADE,
+    seq       integer,
+    data      bytea NOT NULL CONSTRAINT chunk_is_at_most_one_mebibyte CHECK (length(data) <= 1048576),
+    PRIMARY KEY (source_id, seq)
+);
+ALTER TABLE ci_source_chunks ALTER COLUMN data SET STORAGE EXTERNAL; -- it is compressed already
+
+-- The log in chunks (package pkg/jobs/joblog). log_day is the run's day of creation, so that a resend after
+-- midnight is the same key. No foreign key: it would lock the job's row for each chunk.
+CREATE TABLE ci_logs (
+    log_day     date,
+    job_id      bigint,
+    attempt     integer,
+    seq         integer,
+    byte_offset bigint NOT NULL,
+    byte_count  integer NOT NULL,
+    line_count  integer NOT NULL,
+    data        bytea NOT NULL, -- zstd; bytea, because a test may print NUL or broken UTF-8
+    PRIMARY KEY (log_day, job_id, attempt, seq)
+) PARTITION BY RANGE (log_day);
+ALTER TABLE ci_logs ALTER COLUMN data SET STORAGE EXTERNAL;
+
+-- Should the reaper have been away for a fortnight, a log still has somewhere to go.
+CREATE TABLE ci_logs_default PARTITION OF ci_logs DEFAULT;
+
+-- ci_make_log_days: the partitions of the log from yesterday to `ahead` days from now. The reaper calls it; it
+-- runs as the owner, since no service may create tables.
+CREATE FUNCTION ci_make_log_days(ahead integer) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS
+$$
+DECLARE
+    today date := (now() AT TIME ZONE 'UTC')::date;
+    day   date;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('ci_make_log_days')); -- two reapers may come at once
+    FOR i IN -1 .. least(ahead, 366) LOOP
+        day := today + i;
+        IF to_regclass('public.ci_logs_' || to_char(day, 'YYYYMMDD')) IS NULL
+           AND NOT EXISTS (SELECT FROM ci_logs_default WHERE log_day = day) THEN
+            EXECUTE format('CREATE TABLE %I PARTITION OF ci_logs FOR VALUES FROM (%L) TO (%L)',
+                'ci_logs_' || to_char(day, 'YYYYMMDD'), day, day + 1);
+        END IF;
+    END LOOP;
+END
+$$;
+REVOKE ALL ON FUNCTION ci_make_log_days FROM PUBLIC;
+SELECT ci_make_log_days(14);
+
+-- What GitHub is to be told: one row for each context of a commit, with the version wanted and the version sent.
+CREATE TABLE ci_reports (
+    id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    repository   text NOT NULL,
+    sha          text NOT NULL,
+    context      text NOT NULL,
+    run_id       bigint NOT NULL,
+    job_id       bigint NOT NULL,
+    state        text NOT NULL CONSTRAINT state_is_githubs CHECK (state IN ('pending', 'success', 'failure', 'error')),
+    description  text NOT NULL,
+    version      bigint NOT NULL DEFAULT 1,  -- what is wanted
+    sent_version bigint NOT NULL DEFAULT 0,  -- what GitHub has acknowledged
+    status       text NOT NULL DEFAULT 'pending'
+                 CONSTRAINT report_status_is_known CHECK (status IN ('pending', 'notifying', 'notified', 'skipped')),
+    attempt      integer NOT NULL DEFAULT 0, -- tries since the last change of version
+    claim_token  uuid,
+    deadline_at  timestamptz,                -- when another notifier may take it over
+    not_before   timestamptz NOT NULL DEFAULT '-infinity', -- end of a backoff
+    reason       text NOT NULL DEFAULT '',   -- why it was skipped or is retried
+    changed_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT one_report_for_one_context UNIQUE (repository, sha, context),
+    CONSTRAINT held_reports_have_a_claim CHECK ((status = 'notifying') = (claim_token IS NOT NULL AND deadline_at IS NOT NULL)),
+    CONSTRAINT notified_reports_are_up_to_date CHECK (status <> 'notified' OR sent_version = version)
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
+CREATE INDEX ci_reports_pending   ON ci_reports (not_before, id)  WHERE status = 'pending';
+CREATE INDEX ci_reports_notifying ON ci_reports (deadline_at, id) WHERE status = 'notifying';

@@ -1,0 +1,301 @@
+-- The rules of the queue. They hold for every writer: our services, psql, and whoever comes next.
+
+-- ci_take_turns: hand n turns of a claimable state to a repository and return the first; the others follow at
+-- 1/weight. A turn is max(lowest waiting turn, the repository's last) + 1/weight, so that one repository's
+-- thousand jobs delay another's one by at most one free slot. Nothing waits: the highest turn ever given counts,
+-- else a repository that has been busy would stand behind all of one that has not.
+CREATE FUNCTION ci_take_turns(p_repository text, p_status ci_job_status, p_priority integer, n integer)
+    RETURNS double precision
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS
+$$
+DECLARE
+    v_lowest double precision;
+    v_step   double precision;
+    v_last   double precision;
+BEGIN
+    -- The state as a literal: a parameter cannot match the partial index of the state.
+    EXECUTE format('SELECT turn FROM ci_jobs WHERE status = %L AND priority = $1 ORDER BY priority DESC, turn, id LIMIT 1', p_status)
+    INTO v_lowest USING p_priority;
+    IF v_lowest IS NULL THEN
+        SELECT max(turn) INTO v_lowest FROM ci_turns WHERE status = p_status;
+    END IF;
+    SELECT 1 / weight INTO v_step FROM ci_repositories WHERE repository = p_repository;
+    v_step := coalesce(v_step, 1);
+
+    INSERT INTO ci_turns AS t (repository, status, turn)
+    VALUES (p_repository, p_status, coalesce(v_lowest, 0) + n * v_step)
+    ON CONFLICT (repository, status) DO UPDATE
+    SET    turn = greatest(t.turn, coalesce(v_lowest, 0)) + n * v_step
+    RETURNING turn INTO v_last;
+    RETURN v_last - (n - 1) * v_step;
+END
+$$;
+REVOKE ALL ON FUNCTION ci_take_turns FROM PUBLIC;
+
+-- ci_jobs_stamp: what each row carries about its own transition, whoever makes it.
+CREATE FUNCTION ci_jobs_stamp() RETURNS trigger
+    LANGUAGE plpgsql AS
+$$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        NEW.previous_status    := NULL;
+        NEW.status_change_time := clock_timestamp();
+        NEW.attempt            := 0;
+        NEW.repository         := ci_repository_url(NEW.repository);
+        IF NEW.run_id IS NULL THEN -- by hand: a run of the default branch
+            INSERT INTO ci_runs (repository, event) VALUES (NEW.repository, 'manual') RETURNING id INTO NEW.run_id;
+        END IF;
+        IF NEW.turn IS NULL THEN
+            NEW.turn := ci_take_turns(NEW.repository, NEW.status, NEW.priority, 1);
+        END IF;
+        RETURN NEW;
+    END IF;
+
+    NEW.previous_status := OLD.status;
+    IF NEW.status = OLD.status THEN -- no transition: the marks of the last one stay
+        NEW.status_change_time := OLD.status_change_time;
+        NEW.attempt            := OLD.attempt;
+        NEW.claim_token        := OLD.claim_token;
+        RETURN NEW;
+    END IF;
+
+    NEW.status_change_time := clock_timestamp();
+    IF ci_is_held(NEW.status) THEN
+        NEW.attempt      := OLD.attempt + 1;
+        NEW.claim_token  := gen_random_uuid();
+        NEW.claimable_at := OLD.status_change_time;
+        NEW.claimed_at   := NEW.status_change_time;
+        IF NEW.deadline_at IS NULL THEN -- a claim by hand: it is not the last worker's
+            NEW.worker_id := NULL;
+        END IF;
+    ELSE
+        NEW.attempt     := OLD.attempt;
+        NEW.ended_token := coalesce(OLD.claim_token, OLD.ended_token);
+        NEW.claim_token := NULL;
+        NEW.deadline_at := NULL;
+    END IF;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER ci_jobs_stamp BEFORE INSERT OR UPDATE ON ci_jobs
+    FOR EACH ROW EXECUTE FUNCTION ci_jobs_stamp();
+
+-- ci_admit: make blocked jobs of these runs claimable, and those that a limit of the same repositories held back,
+-- where needs, backoff and limit allow. The repositories with a limit are locked in order: two admissions at once
+-- would each see the other's slot free.
+CREATE FUNCTION ci_admit(p_runs bigint[]) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS
+$$
+DECLARE
+    v_limited text[];
+    v_group   record;
+BEGIN
+    SELECT array_agg(repository) INTO v_limited
+    FROM  (SELECT p.repository FROM ci_repositories p
+           WHERE  p.max_running IS NOT NULL
+           AND    p.repository IN (SELECT r.repository FROM ci_runs r WHERE r.id = ANY (p_runs))
+           ORDER  BY p.repository FOR UPDATE) AS locked;
+
+    FOR v_group IN
+        WITH ready AS (
+            SELECT b.id, b.repository, b.admit_to, b.priority,
+                   row_number() OVER (PARTITION BY b.repository ORDER BY b.priority DESC, b.id) AS place
+            FROM   ci_jobs b
+            WHERE  (b.run_id = ANY (p_runs) OR b.repository = ANY (v_limited))
+            AND    b.status = 'blocked'
+            AND    b.status NOT IN ('new', 'initializing', 'success', 'error', 'failure', 'cancelled', 'skipped') -- the index's words
+            AND    (b.not_before IS NULL OR b.not_before <= clock_timestamp())
+            AND    NOT EXISTS (
+                       SELECT FROM ci_jobs need
+                       WHERE  need.run_id = b.run_id AND need.workflow = b.workflow
+                       AND    need.job_key = ANY (b.needs) AND need.status <> 'success')
+        )
+        SELECT repository, admit_to, priority, array_agg(ready.id ORDER BY ready.id) AS ids, count(*)::integer AS n
+        FROM   ready LEFT JOIN ci_repositories USING (repository)
+        WHERE  max_running IS NULL OR admit_to = 'new' -- reading a commit is not running it
+        OR     place <= max_running - (
+                   SELECT count(*) FROM ci_jobs busy
+                   WHERE  busy.repository = ready.repository AND busy.status <> 'blocked'
+                   AND    busy.status NOT IN ('new', 'initializing', 'success', 'error', 'failure', 'cancelled', 'skipped'))
+        GROUP  BY repository, admit_to, priority
+        ORDER  BY repository, admit_to, priority
+    LOOP
+        UPDATE ci_jobs j
+        SET    status = j.admit_to, not_before = NULL, reason = '', turn = t.first + (o.place - 1) * t.step
+        FROM  (SELECT ci_take_turns(v_group.repository, v_group.admit_to, v_group.priority, v_group.n) AS first,
+                      coalesce((SELECT 1 / weight FROM ci_repositories p WHERE p.repository = v_group.repository), 1) AS step) AS t,
+               unnest(v_group.ids) WITH ORDINALITY AS o (id, place)
+        WHERE  j.id = o.id AND j.status = 'blocked';
+    END LOOP;
+END
+$$;
+REVOKE ALL ON FUNCTION ci_admit FROM PUBLIC;
+
+-- ci_jobs_follow: what follows from a transition, in its own transaction. Refuse what must not be; write down the
+-- attempt that ended; end or admit dependents; move the run; renew the reports. The one path that ends a job:
+-- worker, reaper, cancel and psql all come through here.
+CREATE FUNCTION ci_jobs_follow() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS
+$$
+DECLARE
+    -- Who asks: the login, or what it SET ROLE to. (Within this function current_user is the owner.)
+    v_actor text := CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role') END;
+    v_free  boolean := pg_trigger_depth() > 1 OR pg_has_role(v_actor, current_user, 'MEMBER');
+    v_bad   record;
+    v_runs  bigint[];
+BEGIN
+    SELECT c.id, c.previous_status, c.status,
+           EXISTS (SELECT FROM ci_transitions t
+                   WHERE  t.from_status IS NOT DISTINCT FROM c.previous_status AND t.to_status = c.status) AS legal
+    INTO   v_bad
+    FROM   changed c
+    WHERE  c.previous_status IS DISTINCT FROM c.status
+    AND    NOT EXISTS (SELECT FROM ci_transitions t
+                       WHERE  t.from_status IS NOT DISTINCT FROM c.previous_status AND t.to_status = c.status
+                       AND    (v_free OR t.role = v_actor))
+    LIMIT  1;
+    IF FOUND THEN
+        IF v_bad.legal THEN
+            RAISE EXCEPTION 'job %: role "%" may not move a job from % to %', v_bad.id, v_actor, coalesce(v_bad.previous_status::text, 'nothing'), v_bad.status
+                USING ERRCODE = 'insufficient_privilege', HINT = 'Table ci_transitions lists who may make which transition.';
+        END IF;
+        RAISE EXCEPTION 'job %: illegal transition from % to %', v_bad.id, coalesce(v_bad.previous_status::text, 'nothing'), v_bad.status
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'ci_transitions', TABLE = 'ci_jobs',
+                  HINT = 'Table ci_transitions lists the legal transitions; final states have no exit.';
+    END IF;
+
+    INSERT INTO ci_attempts (job_id, attempt, stage, worker_id, claim_token, claimable_at, claimed_at, ended_at, outcome, cause)
+    SELECT c.id, c.attempt, c.previous_status, c.worker_id, c.ended_token, c.claimable_at, c.claimed_at, c.status_change_time, c.status, c.reason
+    FROM   changed c
+    WHERE  c.previous_status <> c.status AND ci_is_held(c.previous_status);
+
+    -- A claim concerns nobody else: it takes no lock on the run, so that it never waits for one.
+    SELECT array_agg(DISTINCT c.run_id) INTO v_runs
+    FROM   changed c
+    WHERE  c.previous_status <> c.status AND NOT ci_is_held(c.status);
+    IF v_runs IS NULL THEN
+        RETURN NULL;
+    END IF;
+
+    -- In a statement of its own: two parents finishing at once would otherwise each see the other unfinished, and
+    -- the child would never be released.
+    PERFORM FROM ci_runs WHERE id = ANY (v_runs) ORDER BY id FOR UPDATE;
+
+    UPDATE ci_jobs s -- fail-fast: the other jobs of a failed job's matrix
+    SET    status = CASE WHEN ci_is_held(s.status) THEN s.status ELSE 'cancelled' END,
+           cancel_requested_at = clock_timestamp(),
+           reason = format('cancelled by fail-fast: "%s" ended with %s', c.name, c.status)
+    FROM   changed c
+    WHERE  c.fail_fast AND c.status IN ('failure', 'error') AND c.previous_status <> c.status
+    AND    s.run_id = c.run_id AND s.workflow = c.workflow AND s.job_key = c.job_key AND s.id <> c.id
+    AND    NOT ci_is_final(s.status) AND s.cancel_requested_at IS NULL;
+
+    IF EXISTS (SELECT FROM ci_jobs b WHERE b.run_id = ANY (v_runs) AND b.status = 'blocked') THEN
+        UPDATE ci_jobs b -- in turn this trigger skips what needs the skipped
+        SET    status = 'skipped', reason = format('needs "%s", which ended with %s', need.name, need.status)
+        FROM   ci_jobs need
+        WHERE  b.run_id = ANY (v_runs) AND b.status = 'blocked'
+        AND    need.run_id = b.run_id AND need.workflow = b.workflow AND need.job_key = ANY (b.needs)
+        AND    ci_is_final(need.status) AND need.status <> 'success';
+        PERFORM ci_admit(v_runs);
+    ELSIF EXISTS (SELECT FROM changed c JOIN ci_repositories p USING (repository) WHERE p.max_running IS NOT NULL) THEN
+        PERFORM ci_admit(v_runs);
+    END IF;
+
+    UPDATE ci_runs r
+    SET    version     = r.version + 1,
+           status      = j.status,
+           finished_at = CASE WHEN ci_is_final(j.status) THEN coalesce(r.finished_at, clock_timestamp()) END
+    FROM  (SELECT run_id,
+                  CASE WHEN bool_or(NOT ci_is_final(status))
+                            THEN CASE WHEN bool_and(job_key = '') THEN 'new' ELSE 'running' END
+                       WHEN bool_or(status = 'error')     THEN 'error'
+                       WHEN bool_or(status = 'failure')   THEN 'failure'
+                       WHEN bool_or(status = 'cancelled') THEN 'cancelled'
+                       WHEN bool_or(status = 'success')   THEN 'success'
+                       ELSE 'skipped'
+                  END::ci_job_status AS status
+           FROM   ci_jobs WHERE run_id = ANY (v_runs) GROUP BY run_id) AS j
+    WHERE  r.id = j.run_id;
+
+    PERFORM ci_report(array_agg(c.id ORDER BY c.id)) FROM changed c
+    WHERE  c.previous_status <> c.status AND NOT ci_is_held(c.status);
+    RETURN NULL;
+END
+$$;
+
+-- ci_jobs_arrive: an INSERT must be legal too, and is reported. The run moves when the initializer's answer is
+-- complete, with the row it holds.
+CREATE FUNCTION ci_jobs_arrive() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS
+$$
+DECLARE
+    v_actor text := CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role') END;
+    v_free  boolean := pg_has_role(v_actor, current_user, 'MEMBER');
+    v_bad   record;
+BEGIN
+    SELECT c.id, c.status INTO v_bad
+    FROM   changed c
+    WHERE  NOT EXISTS (SELECT FROM ci_transitions t
+                       WHERE  t.from_status IS NULL AND t.to_status = c.status AND (v_free OR t.role = v_actor))
+    LIMIT  1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'job %: role "%" may not insert a job that is %', v_bad.id, v_actor, v_bad.status
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'ci_transitions', TABLE = 'ci_jobs',
+                  HINT = 'A job begins as new; table ci_transitions lists the rest (from_status NULL).';
+    END IF;
+    PERFORM ci_report(array_agg(c.id ORDER BY c.id)) FROM changed c WHERE c.status <> 'new' HAVING count(*) > 0;
+    RETURN NULL;
+END
+$$;
+
+-- ci_report: renew what GitHub is to be told about these jobs. A job whose commit is not known, or that is not planned
+-- yet, has nothing to tell. A later run of the same commit takes the context over.
+CREATE FUNCTION ci_report(p_jobs bigint[]) RETURNS void
+    LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS
+$$
+    INSERT INTO ci_reports AS old (repository, sha, context, run_id, job_id, state, description)
+    SELECT r.repository, r.head_sha, 'lockstep/' || j.name, j.run_id, j.id,
+           CASE j.status WHEN 'success' THEN 'success' WHEN 'skipped' THEN 'success'
+                         WHEN 'failure' THEN 'failure'
+                         WHEN 'error' THEN 'error' WHEN 'cancelled' THEN 'error'
+                         ELSE 'pending' END,
+           CASE WHEN j.reason <> '' THEN j.reason
+                WHEN j.status = 'initialized' THEN 'waiting for a runner'
+                WHEN j.status = 'blocked' THEN 'waiting for other jobs'
+                ELSE j.status::text END
+    FROM   ci_jobs j JOIN ci_runs r ON r.id = j.run_id
+    WHERE  j.id = ANY (p_jobs) AND r.head_sha IS NOT NULL AND NOT (j.job_key = '' AND NOT ci_is_final(j.status))
+    ORDER  BY r.repository, r.head_sha, j.name
+    ON CONFLICT (repository, sha, context) DO UPDATE
+    SET    run_id = EXCLUDED.run_id, job_id = EXCLUDED.job_id, state = EXCLUDED.state, description = EXCLUDED.description,
+           version = old.version + 1, changed_at = clock_timestamp(),
+           status = CASE old.status WHEN 'notifying' THEN 'notifying' ELSE 'pending' END, -- one in flight per context
+           attempt = 0, not_before = '-infinity', reason = ''
+    WHERE  old.run_id <= EXCLUDED.run_id
+    AND    (old.job_id, old.state) IS DISTINCT FROM (EXCLUDED.job_id, EXCLUDED.state)
+$$;
+REVOKE ALL ON FUNCTION ci_report FROM PUBLIC;
+
+CREATE TRIGGER ci_jobs_arrive AFTER INSERT ON ci_jobs
+    REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION ci_jobs_arrive();
+CREATE TRIGGER ci_jobs_follow AFTER UPDATE ON ci_jobs
+    REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION ci_jobs_follow();
+
+-- ci_jobs_notify: wake whoever listens. A hint to look at the table; never the work, never the truth. The payload
+-- `<id>:<status>` lets a worker ignore what is not for its stage (payloads must be under 8000 bytes, PostgreSQL
+-- manual, NOTIFY).
+CREATE FUNCTION ci_jobs_notify() RETURNS trigger
+    LANGUAGE plpgsql AS
+$$
+BEGIN
+    PERFORM pg_notify('ci_jobs_status_channel', c.id || ':' || c.status)
+    FROM    changed c
+    WHERE   c.previous_status IS DISTINCT FROM c.status;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER ci_jobs_notify_insert AFTER INSERT ON ci_jobs
+    REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION ci_jobs_notify();
+CREATE TRIGGER ci_jobs_notify_update AFTER UPDATE ON ci_jobs
+    REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION ci_jobs_notify();

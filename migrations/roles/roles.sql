@@ -1,0 +1,64 @@
+-- The login role of each service and what it may do. Idempotent; run after each migration by `migrate roles`.
+-- Columns are named where a service writes: what is not listed cannot be written by it. That a job moves only
+-- along legal transitions, and only by the stage they belong to, is judged by table ci_transitions.
+
+-- Two at once, also in two databases of one cluster, would trip over each other's CREATE ROLE.
+SELECT pg_advisory_xact_lock(hashtext('lockstep roles'));
+
+DO $$
+DECLARE
+    service text;
+BEGIN
+    FOREACH service IN ARRAY ARRAY['api_gateway', 'initializer', 'runner', 'github_notifier', 'reaper'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'lockstep_' || service) THEN
+            BEGIN
+                EXECUTE format('CREATE ROLE %I LOGIN', 'lockstep_' || service);
+            EXCEPTION WHEN duplicate_object OR unique_violation THEN
+                NULL; -- the lock is per database, roles are not: another database was first
+            END;
+        END IF;
+        EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), 'lockstep_' || service);
+    END LOOP;
+END
+$$;
+
+REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+GRANT USAGE ON SCHEMA public TO lockstep_api_gateway, lockstep_initializer, lockstep_runner, lockstep_github_notifier, lockstep_reaper;
+GRANT SELECT ON schema_migrations, ci_runs, ci_jobs, ci_repositories
+    TO lockstep_api_gateway, lockstep_initializer, lockstep_runner, lockstep_github_notifier, lockstep_reaper;
+
+-- Who works has a row in ci_workers and beats.
+GRANT SELECT, INSERT (stage, name, slots, lease), UPDATE (beat_at, dead_at) ON ci_workers
+    TO lockstep_initializer, lockstep_runner, lockstep_github_notifier, lockstep_reaper;
+GRANT SELECT ON ci_workers TO lockstep_api_gateway;
+
+-- api-gateway: accepts, cancels and shows.
+GRANT INSERT (repository, event, ref, head_sha, base_sha, pull_request, author, title, trusted, principal, idempotency_key, request_hash, rerun_of),
+      UPDATE (cancel_requested_at, version) ON ci_runs TO lockstep_api_gateway;
+GRANT INSERT (run_id, repository, turn), UPDATE (status, cancel_requested_at, reason) ON ci_jobs TO lockstep_api_gateway;
+GRANT SELECT ON ci_steps, ci_attempts, ci_logs, ci_reports TO lockstep_api_gateway;
+GRANT EXECUTE ON FUNCTION ci_take_turns TO lockstep_api_gateway, lockstep_initializer;
+
+-- initializer: answers what a commit wants to run.
+GRANT UPDATE (head_sha, base_sha, ref, title, author, version) ON ci_runs TO lockstep_initializer;
+GRANT INSERT (run_id, repository, status, turn, timeout, priority, admit_to, workflow, job_key, matrix_index, name, needs, fail_fast, reason),
+      UPDATE (status, turn, worker_id, deadline_at, timeout, not_before, admit_to, failures, workflow, job_key, matrix_index, name, needs, fail_fast, reason)
+    ON ci_jobs TO lockstep_initializer;
+GRANT SELECT, INSERT ON ci_job_specs TO lockstep_initializer;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ci_sources, ci_source_chunks TO lockstep_initializer;
+
+-- runner: runs and reports.
+GRANT UPDATE (version) ON ci_runs TO lockstep_runner; -- to lock the row
+GRANT UPDATE (status, worker_id, deadline_at, not_before, admit_to, failures, reason) ON ci_jobs TO lockstep_runner;
+GRANT SELECT ON ci_job_specs, ci_sources, ci_source_chunks TO lockstep_runner;
+GRANT SELECT, INSERT, UPDATE ON ci_steps TO lockstep_runner;
+GRANT SELECT, INSERT ON ci_logs TO lockstep_runner;
+
+-- github-notifier: tells GitHub.
+GRANT SELECT, UPDATE (status, sent_version, claim_token, deadline_at, attempt, not_before, reason) ON ci_reports TO lockstep_github_notifier;
+
+-- reaper: gives back what the dead hold.
+GRANT UPDATE (version) ON ci_runs TO lockstep_reaper;
+GRANT UPDATE (status, not_before, failures, reason) ON ci_jobs TO lockstep_reaper;
+GRANT DELETE ON ci_workers TO lockstep_reaper;
+GRANT EXECUTE ON FUNCTION ci_admit, ci_make_log_days TO lockstep_reaper;

@@ -1,0 +1,7 @@
+module github.com/lockstep-ci/lockstep/pkg/jobs
+
+go 1.26.0
+
+require github.com/lockstep-ci/lockstep/migrations v0.0.0
+
+replace github.com/lockstep-ci/lockstep/migrations => ../../migrations

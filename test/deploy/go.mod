@@ -1,0 +1,3 @@
+module github.com/lockstep-ci/lockstep/test/deploy
+
+go 1.26.0
