@@ -1,0 +1,64 @@
+# Each verb works on every module of the workspace (go.work). `make` alone lists the verbs.
+# Needs git, Go and GNU make (3.81 or later); everything else is fetched or done without.
+
+ROOT          = github.com/lockstep-ci/lockstep
+ALL           = $(ROOT)/...
+# A module's path below ROOT is its folder: pkg/jobs, services/runner, …
+MODULES       = $(patsubst $(ROOT)/%,%,$(shell go list -m))
+SERVICES      = $(notdir $(patsubst %/go.mod,%,$(wildcard services/*/go.mod)))
+# -race needs a C compiler; Go itself turns cgo off where there is none.
+RACE          = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
+GOLANGCI_LINT = bin/tools/golangci-lint
+
+.PHONY: help run test test-short lint fmt build generate bench tidy clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# REPO and REF given on make's command line are in bin/run's environment: make exports them.
+run: build ## start Lockstep and run the example through it; REPO=<url or path> REF=<ref> runs another repository
+	@exec bin/run
+
+# -count=1: the tests read binaries and manifests outside their modules, which Go's test cache does not watch.
+test: build ## test everything on a real PostgreSQL of its own (or on TEST_DATABASE_URL)
+	@status=0; bin/withpg -- go test $(RACE) -count=1 $(SHORT) $(ALL) || status=$$?; \
+	[ -n "$(RACE)" ] || echo "no C compiler: tested without -race"; \
+	exit $$status
+
+test-short: SHORT = -short
+test-short: test ## test without what takes long
+
+# Images and importers build a module by itself, so each must build and be tidy without the workspace.
+lint: $(GOLANGCI_LINT) ## look for faults; check that every module builds and is tidy by itself
+	$(GOLANGCI_LINT) run $(patsubst %,./%/...,$(MODULES))
+	@for module in $(MODULES); do \
+		echo "$$module: go build, go mod tidy -diff"; \
+		(cd $$module && GOWORK=off go build -o /dev/null ./... && GOWORK=off go mod tidy -diff) || exit 1; \
+	done
+
+fmt: $(GOLANGCI_LINT) ## format the Go files
+	$(GOLANGCI_LINT) fmt $(MODULES)
+
+build: ## build the services and migrate, run and withpg as static binaries into bin/
+	@echo "go build -o bin/ $(SERVICES) migrate run withpg"
+	@CGO_ENABLED=0 go build -trimpath -o bin/ $(addprefix $(ROOT)/services/,$(SERVICES)) \
+		$(ROOT)/migrations/cmd/migrate $(ROOT)/dev/cmd/run $(ROOT)/dev/cmd/withpg
+
+generate: ## write the generated files anew
+	go generate $(ALL)
+
+bench: build ## run the micro-benchmarks of the queue
+	@bin/withpg -- go test -run '^$$' -bench . -benchmem $(ROOT)/pkg/jobs/...
+
+tidy: ## go mod tidy in every module, those of the tools too
+	@for module in $(MODULES) $(wildcard tools/*); do (cd $$module && GOWORK=off go mod tidy) || exit 1; done
+
+clean: ## remove what run keeps (its database too) and bin/
+	go build -o bin/ $(ROOT)/dev/cmd/run
+	bin/run clean
+	rm -rf bin
+
+# Built from its own module, so that its needs raise no version of ours.
+$(GOLANGCI_LINT): tools/golangci-lint/go.mod tools/golangci-lint/go.sum
+	@echo "building golangci-lint (some minutes, once)"
+	@cd tools/golangci-lint && GOWORK=off CGO_ENABLED=0 go build -trimpath -o ../../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
