@@ -92,7 +92,7 @@ CREATE TABLE ci_jobs (
     deadline_at         timestamptz,        -- when the claim is ended even if its worker beats
     timeout             interval NOT NULL DEFAULT '15 minutes', -- what a claim may take
     not_before          timestamptz,        -- end of a backoff
-    admit_to            ci_job_status NOT NULL DEFAULT 'initialized', -- what a blocked job becomes
+    admit_to            ci_job_status NOT NULL DEFAULT 'initialized', -- the claimable state that a blocked, released or reaped job goes to
     cancel_requested_at timestamptz,
     workflow            text NOT NULL DEFAULT '', -- path of the workflow file; '' until planned
     job_key             text NOT NULL DEFAULT '', -- the job's key in that file; '' until planned
@@ -105,7 +105,7 @@ CREATE TABLE ci_jobs (
     CONSTRAINT held_jobs_have_a_claim CHECK (ci_is_held(status) = (claim_token IS NOT NULL)),
     CONSTRAINT only_held_jobs_have_a_deadline CHECK (deadline_at IS NULL OR claim_token IS NOT NULL),
     CONSTRAINT timeout_is_positive CHECK (timeout > '0'),
-    CONSTRAINT blocked_jobs_become_claimable CHECK (NOT ci_is_held(admit_to) AND NOT ci_is_final(admit_to) AND admit_to <> 'blocked')
+    CONSTRAINT jobs_are_admitted_to_a_claimable_state CHECK (NOT ci_is_held(admit_to) AND NOT ci_is_final(admit_to) AND admit_to <> 'blocked')
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
 
 -- One partial index per claimable state: finished rows cost a claim nothing, however many there are.

@@ -45,7 +45,9 @@ BEGIN
         IF NEW.run_id IS NULL THEN -- by hand: a run of the default branch
             INSERT INTO ci_runs (repository, event) VALUES (NEW.repository, 'manual') RETURNING id INTO NEW.run_id;
         END IF;
-        IF NEW.turn IS NULL THEN
+        IF NEW.turn IS NULL AND (NEW.status = 'blocked' OR ci_is_final(NEW.status)) THEN
+            NEW.turn := 0; -- its turn is given when it becomes claimable, if ever
+        ELSIF NEW.turn IS NULL THEN
             NEW.turn := ci_take_turns(NEW.repository, NEW.status, NEW.priority, 1);
         END IF;
         RETURN NEW;
@@ -62,6 +64,7 @@ BEGIN
     NEW.status_change_time := clock_timestamp();
     IF ci_is_held(NEW.status) THEN
         NEW.attempt      := OLD.attempt + 1;
+        NEW.admit_to     := OLD.status; -- where it goes back to
         NEW.claim_token  := gen_random_uuid();
         NEW.claimable_at := OLD.status_change_time;
         NEW.claimed_at   := NEW.status_change_time;

@@ -24,7 +24,7 @@ $$;
 
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 GRANT USAGE ON SCHEMA public TO lockstep_api_gateway, lockstep_initializer, lockstep_runner, lockstep_github_notifier, lockstep_reaper;
-GRANT SELECT ON schema_migrations, ci_runs, ci_jobs, ci_repositories
+GRANT SELECT ON schema_migrations, ci_runs, ci_jobs, ci_attempts, ci_repositories
     TO lockstep_api_gateway, lockstep_initializer, lockstep_runner, lockstep_github_notifier, lockstep_reaper;
 
 -- Who works has a row in ci_workers and beats.
@@ -36,7 +36,7 @@ GRANT SELECT ON ci_workers TO lockstep_api_gateway;
 GRANT INSERT (repository, event, ref, head_sha, base_sha, pull_request, author, title, trusted, principal, idempotency_key, request_hash, rerun_of),
       UPDATE (cancel_requested_at, version) ON ci_runs TO lockstep_api_gateway;
 GRANT INSERT (run_id, repository, turn), UPDATE (status, cancel_requested_at, reason) ON ci_jobs TO lockstep_api_gateway;
-GRANT SELECT ON ci_steps, ci_attempts, ci_logs, ci_reports TO lockstep_api_gateway;
+GRANT SELECT ON ci_steps, ci_logs, ci_reports TO lockstep_api_gateway;
 GRANT EXECUTE ON FUNCTION ci_take_turns TO lockstep_api_gateway, lockstep_initializer;
 
 -- initializer: answers what a commit wants to run.

@@ -1,0 +1,42 @@
+package jobs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Cancel asks for a run's end. What nobody holds is cancelled when it returns; a holder learns it from a wake or its
+// next beat, cleans up and ends it. It returns ErrNotFound, or ErrEnded when the run is final already.
+func (db *DB) Cancel(ctx context.Context, runID int64) error {
+	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
+		var id int64
+		if err := tx.QueryRow(ctx, query("cancel_run"), pgx.NamedArgs{"run": runID}).Scan(&id); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, query("cancel_jobs"), pgx.NamedArgs{"run": runID})
+		return err
+	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		exists, lookup := db.runExists(ctx, runID)
+		switch {
+		case lookup != nil:
+			err = lookup
+		case exists:
+			err = ErrEnded
+		default:
+			err = ErrNotFound
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("cancel run %d: %w", runID, err)
+	}
+	return nil
+}
+
+func (db *DB) runExists(ctx context.Context, runID int64) (exists bool, err error) {
+	err = db.pool.QueryRow(ctx, query("run_exists"), pgx.NamedArgs{"run": runID}).Scan(&exists)
+	return exists, err
+}

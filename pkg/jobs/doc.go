@@ -1,0 +1,45 @@
+// Package jobs is a job queue and a publish/subscribe channel on one PostgreSQL: rows of ci_jobs, claimed under row
+// locks and moved by stages, each through its own processing → processed pair of states.
+//
+//	            ┌────────────── released, reaped ──────────────┐
+//	            ▼                                              │
+//	INSERT → new ──claim──▶ initializing ──▶ initialized ──claim──▶ running ──▶ success │ failure │ error
+//	                              │               ▲                    │
+//	                              └──▶ blocked ───┴──── backoff ◀──────┘        cancelled, skipped: from anywhere unfinished
+//
+// The rules live in the database (package migrations) and hold for every writer, psql included: transitions are legal
+// by table, a trigger stamps time, attempt and claim token, and one trigger follows every end of a job: dependents,
+// the run, what GitHub is told.
+//
+// # Guarantees
+//
+// Each is named by the tests that would falsify it.
+//
+//  1. An accepted run is never lost: Enqueue returns after the commit. (TestEnqueueIsDurableAndIdempotent)
+//  2. A job is never held by two live claims. (TestClaimHandsEachJobToOneWorker)
+//  3. A claim takes at most as many jobs as it asked for. (TestClaimTakesAtMostWhatItAskedFor)
+//  4. Every later write of a claim names its token, and one that comes too late changes nothing.
+//     (TestFinishOfALostClaimChangesNothing, TestBeatOfAMarkedWorkerIsRefused)
+//  5. A transition is applied at most once per claim, also when the reply to its commit is lost.
+//     (TestFinishTwiceIsOneTransition)
+//  6. A dead worker's jobs are taken back within its lease and two seconds; a restart of PostgreSQL kills nobody.
+//     (TestReaperReturnsADeadWorkersJobs, TestReaperForgivesItsOwnSilence)
+//  7. Dependents start exactly once. (TestDependentsStartOnceWhenParentsEndTogether)
+//  8. Stopping a worker gives its jobs back and counts no failure. (TestStoppingGivesJobsBack)
+//  9. A notification is a hint: with notifications switched off all of this holds, only slower.
+//     (the whole suite under LOCKSTEP_TEST_NOTIFY=off)
+//
+// # Failures and answers
+//
+//	the worker's process dies          its beat stops; the reaper marks it, gives its jobs to others
+//	the worker stops for a while       it finds itself marked, cancels its handlers, registers anew
+//	PostgreSQL goes away               workers stop claiming and keep their handlers; writes are retried
+//	it stays away for two leases       handlers are cancelled: others may hold the jobs by now
+//	a notification is lost             the next poll finds the work, at most Poll later
+//	a handler hangs                    the reaper ends the job at its deadline
+//	a handler returns an error         blocked until the end of a backoff, then again; `error` after too many
+//
+// # Use
+//
+// A service opens the database and declares its stage; see the example of [DB.Work].
+package jobs

@@ -1,0 +1,115 @@
+package jobs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+	"go.uber.org/zap"
+)
+
+// errMarked: the reaper has marked this worker dead; its claims are others' by now.
+var errMarked = errors.New("jobs: this worker was marked dead")
+
+// beatLoop registers the worker and beats for all its claims in one statement, until life ends.
+func (w *worker) beatLoop(life context.Context) {
+	for life.Err() == nil {
+		began := time.Now()
+		err := w.beat(life)
+		wait := w.stage.Beat
+		switch {
+		case err == nil:
+		case life.Err() != nil:
+			return
+		case errors.Is(err, errMarked):
+			w.log.Warn("marked dead by the reaper: cancelling what I hold and registering anew")
+			w.cancelAll(ErrClaimLost)
+			w.mu.Lock()
+			w.id = 0
+			w.mu.Unlock()
+			wait = 0
+		default:
+			w.log.Warn("could not beat", zap.Error(err))
+			wait = min(w.stage.Beat, time.Second)
+			w.mu.Lock()
+			silent := !w.lastBeat.IsZero() && began.Sub(w.lastBeat) > 2*w.stage.Lease
+			w.mu.Unlock()
+			if silent { // others may hold these jobs by now
+				w.cancelAll(ErrClaimLost)
+			}
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-life.Done():
+		case <-w.beatNow:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// beat tells the database that this worker lives, registering it first if need be, and ends the handlers of
+// claims that were lost or are to be cancelled.
+func (w *worker) beat(life context.Context) error {
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(life, 5*time.Second)
+	defer cancel()
+
+	w.mu.Lock()
+	id := w.id
+	mine := make([]*claim, 0, len(w.held)) // what is claimed from here on is not in the answer
+	for _, c := range w.held {
+		mine = append(mine, c)
+	}
+	w.mu.Unlock()
+
+	if id == 0 {
+		err := w.db.beats.QueryRow(ctx, query("register"), pgx.NamedArgs{
+			"stage": w.stage.Name, "name": w.name, "slots": w.stage.Slots, "lease": w.stage.Lease,
+		}).Scan(&id)
+		if err != nil {
+			return fmt.Errorf("register worker: %w", err)
+		}
+		w.mu.Lock()
+		w.id, w.lastBeat = id, began
+		w.mu.Unlock()
+		nudge(w.look)
+		return nil
+	}
+
+	var alive bool
+	var held, cancelled []pgtype.UUID
+	err := w.db.beats.QueryRow(ctx, query("beat"), pgx.NamedArgs{"worker": id}).Scan(&alive, &held, &cancelled)
+	if err != nil {
+		return fmt.Errorf("beat of worker %d: %w", id, err)
+	}
+	if !alive {
+		return fmt.Errorf("beat of worker %d: %w", id, errMarked)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lastBeat = began
+	for _, c := range mine {
+		switch {
+		case c.ending:
+		case !slices.Contains(held, c.job.Token):
+			c.cancel(ErrClaimLost)
+		case slices.Contains(cancelled, c.job.Token):
+			c.cancel(ErrCancelled)
+		}
+	}
+	return nil
+}
+
+// cancelAll ends the contexts of all handlers. The first cause of a context stays.
+func (w *worker) cancelAll(cause error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range w.held {
+		c.cancel(cause)
+	}
+}

@@ -1,0 +1,174 @@
+package jobs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/zap"
+)
+
+// Channel is the one channel of all services. The trigger notifies `<job id>:<status>` on it.
+const Channel = "ci_jobs_status_channel"
+
+const (
+	pingEvery    = 5 * time.Second // a half-open socket is noticed within pingEvery + pingDeadline
+	pingDeadline = 5 * time.Second
+	probePrefix  = "probe:"
+)
+
+// Wake is a hint that a job changed: look at the table. The zero Wake means "look at everything": notifications may
+// have been missed.
+type Wake struct {
+	JobID  int64
+	Status Status
+}
+
+// listener is the process's one LISTEN connection, fanned out in memory. Reading never waits for work.
+type listener struct {
+	config  *pgx.ConnConfig
+	log     *zap.Logger
+	metrics *metrics
+	done    chan struct{}
+
+	mu          sync.Mutex
+	subscribers map[int]func(Wake)
+	lastID      int
+}
+
+func newListener(config *pgx.ConnConfig, log *zap.Logger, metrics *metrics) *listener {
+	return &listener{config: config, log: log, metrics: metrics, done: make(chan struct{}), subscribers: map[int]func(Wake){}}
+}
+
+// Listen calls do for each notification, and with a zero Wake after each (re)connection. It runs on the
+// reading goroutine: it must not block. Subscribe first, then look at the table, so that no wake falls between.
+func (db *DB) Listen(do func(Wake)) (stop func()) {
+	l := db.listener
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lastID++
+	id := l.lastID
+	l.subscribers[id] = do
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.subscribers, id)
+	}
+}
+
+func (l *listener) broadcast(wake Wake) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, do := range l.subscribers {
+		do(wake)
+	}
+}
+
+var errDeaf = errors.New("the connection does not deliver notifications (a transaction-mode pooler? set LISTEN_DATABASE_URL to a direct one); polling only")
+
+func (l *listener) run(ctx context.Context) {
+	defer close(l.done)
+	wait := backoff(50*time.Millisecond, time.Second)
+	for {
+		began := time.Now()
+		err := l.session(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		l.metrics.listenerUp.Set(0)
+		l.metrics.listenerLost.Inc()
+		l.log.Warn("listener lost its connection", zap.Error(err))
+		switch {
+		case errors.Is(err, errDeaf):
+			wait = backoff(time.Minute, time.Minute)
+		case time.Since(began) > pingEvery:
+			wait = backoff(50*time.Millisecond, time.Second)
+		}
+		if !wait.sleep(ctx) {
+			return
+		}
+	}
+}
+
+// session listens on one connection until it breaks.
+func (l *listener) session(ctx context.Context) error {
+	conn, err := pgx.ConnectConfig(ctx, l.config)
+	if err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	defer func() {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = conn.Close(closing) // it may be broken already
+	}()
+	if err := l.prove(ctx, conn); err != nil {
+		return err
+	}
+	l.metrics.listenerUp.Set(1)
+	l.broadcast(Wake{}) // LISTEN first, then look: what was notified before is in the table
+
+	for {
+		waiting, cancel := context.WithTimeout(ctx, pingEvery)
+		notification, err := conn.WaitForNotification(waiting)
+		cancel()
+		switch {
+		case err == nil:
+			l.receive(notification.Payload)
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case waiting.Err() != nil: // quiet for pingEvery: is anybody there?
+			pinging, cancel := context.WithTimeout(ctx, pingDeadline)
+			err := conn.Ping(pinging)
+			cancel()
+			if err != nil {
+				return fmt.Errorf("ping: %w", err)
+			}
+		default:
+			return fmt.Errorf("wait for notification: %w", err)
+		}
+	}
+}
+
+// prove listens, and notifies itself: behind some poolers LISTEN succeeds and hears nothing.
+func (l *listener) prove(ctx context.Context, conn *pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, pingDeadline)
+	defer cancel()
+	if _, err := conn.Exec(ctx, "LISTEN "+Channel); err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	probe := probePrefix + strconv.FormatUint(uint64(conn.PgConn().PID()), 10) + "." + strconv.FormatInt(time.Now().UnixNano(), 36)
+	if _, err := conn.Exec(ctx, "SELECT pg_notify($1, $2)", Channel, probe); err != nil {
+		return fmt.Errorf("notify myself: %w", err)
+	}
+	for {
+		notification, err := conn.WaitForNotification(ctx)
+		switch {
+		case err == nil && notification.Payload == probe:
+			return nil
+		case err == nil: // a job's; the broadcast that follows covers it
+		case ctx.Err() != nil && !conn.IsClosed():
+			return errDeaf
+		default:
+			return fmt.Errorf("wait for my own notification: %w", err)
+		}
+	}
+}
+
+// receive hands a payload on. Any role can notify any channel, so a payload that makes no sense is dropped.
+func (l *listener) receive(payload string) {
+	id, status, _ := strings.Cut(payload, ":")
+	jobID, err := strconv.ParseInt(id, 10, 64)
+	if err != nil || jobID <= 0 {
+		if !strings.HasPrefix(payload, probePrefix) {
+			l.log.Debug("ignored a notification", zap.Int("bytes", len(payload)))
+		}
+		return
+	}
+	l.metrics.wakes.Inc()
+	l.broadcast(Wake{JobID: jobID, Status: Status(status)})
+}

@@ -1,0 +1,180 @@
+package jobs
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+)
+
+// SchemaVersion is the oldest schema that this build works on. A newer one is welcome: migrations expand first.
+const SchemaVersion = 4
+
+//go:embed queries/*.sql
+var queryFiles embed.FS
+
+// query returns the text of queries/<name>.sql. The files are part of the binary: a missing one is a programmer's
+// mistake, found by the first start.
+func query(name string) string {
+	text, err := queryFiles.ReadFile("queries/" + name + ".sql")
+	if err != nil {
+		panic(err)
+	}
+	return string(text)
+}
+
+// Options are what Open needs beside the URL.
+type Options struct {
+	App       string      // application_name of each connection: the binary's name
+	ListenURL string      // for the LISTEN connection, which a transaction-mode pooler would deafen; empty: the same URL
+	Log       *zap.Logger // nil: silent
+}
+
+// DB is one process's access to the queue: a pool, a connection of its own for beats, and one that listens.
+type DB struct {
+	pool     *pgxpool.Pool
+	beats    *pgxpool.Pool // a beat must never queue behind log writes
+	listener *listener
+	log      *zap.Logger
+	metrics  *metrics
+	stop     context.CancelFunc
+}
+
+// Open connects to the database at url and starts to listen. While the database cannot be reached or its schema is
+// older than SchemaVersion, it waits and says so in the log; it returns when ctx ends. A URL that cannot be right
+// (unreadable, wrong password, no such database) is an error at once; its text holds no password.
+func Open(ctx context.Context, url string, options Options) (*DB, error) {
+	log := options.Log
+	if log == nil {
+		log = zap.NewNop()
+	}
+	if options.ListenURL == "" {
+		options.ListenURL = url
+	}
+	config, err := poolConfig(url, options.App)
+	if err != nil {
+		return nil, fmt.Errorf("DATABASE_URL: %w", err)
+	}
+	beatConfig := config.Copy()
+	beatConfig.MinConns, beatConfig.MaxConns = 0, 1
+	listenConfig, err := poolConfig(options.ListenURL, options.App)
+	if err != nil {
+		return nil, fmt.Errorf("LISTEN_DATABASE_URL: %w", err)
+	}
+
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("open pool: %w", err)
+	}
+	if err := waitForSchema(ctx, pool, log); err != nil {
+		pool.Close()
+		return nil, err
+	}
+	beats, err := pgxpool.NewWithConfig(ctx, beatConfig)
+	if err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("open pool for beats: %w", err)
+	}
+
+	// The listener outlives ctx: after a SIGTERM the stage still drains. Close ends it.
+	listening, stop := context.WithCancel(context.WithoutCancel(ctx))
+	db := &DB{pool: pool, beats: beats, log: log, metrics: newMetrics(pool), stop: stop}
+	db.listener = newListener(listenConfig.ConnConfig, log, db.metrics)
+	go db.listener.run(listening)
+	return db, nil
+}
+
+// Close ends every connection. Call it after Work has returned.
+func (db *DB) Close() {
+	db.stop()
+	<-db.listener.done
+	db.beats.Close()
+	db.pool.Close()
+}
+
+// Pool is for a service's own queries.
+func (db *DB) Pool() *pgxpool.Pool { return db.pool }
+
+// Metrics gathers the queue's and the process's Prometheus metrics.
+func (db *DB) Metrics() *prometheus.Registry { return db.metrics.registry }
+
+// Ready returns nil when the database answers and its schema is new enough. It asks for at most two seconds.
+func (db *DB) Ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	return checkSchema(ctx, db.pool)
+}
+
+func poolConfig(url, app string) (*pgxpool.Config, error) {
+	config, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("read URL: %w", err) // pgx leaves the password out of this error
+	}
+	config.ConnConfig.ConnectTimeout = 5 * time.Second
+	dialer := &net.Dialer{KeepAlive: 15 * time.Second}
+	config.ConnConfig.DialFunc = dialer.DialContext
+	for name, value := range map[string]string{
+		"application_name":                    app,
+		"timezone":                            "UTC",
+		"idle_in_transaction_session_timeout": "10s",
+		"statement_timeout":                   "30s",
+	} {
+		config.ConnConfig.RuntimeParams[name] = value
+	}
+	return config, nil
+}
+
+var errSchemaOld = errors.New("schema is older than this build")
+
+func checkSchema(ctx context.Context, pool *pgxpool.Pool) error {
+	var version int
+	var dirty bool
+	err := pool.QueryRow(ctx, query("schema_version")).Scan(&version, &dirty)
+	var failure *pgconn.PgError
+	switch {
+	case errors.As(err, &failure) && failure.Code == "42P01": // undefined_table: never migrated
+		return fmt.Errorf("%w: it is empty, version %d is wanted; run `migrate up`", errSchemaOld, SchemaVersion)
+	case errors.Is(err, pgx.ErrNoRows):
+		return fmt.Errorf("%w: it has no version, version %d is wanted; run `migrate up`", errSchemaOld, SchemaVersion)
+	case err != nil:
+		return fmt.Errorf("read schema version: %w", err)
+	case dirty:
+		return fmt.Errorf("%w: version %d stopped half-way", errSchemaOld, version)
+	case version < SchemaVersion:
+		return fmt.Errorf("%w: version %d, wanted %d; run `migrate up`", errSchemaOld, version, SchemaVersion)
+	}
+	return nil
+}
+
+func waitForSchema(ctx context.Context, pool *pgxpool.Pool, log *zap.Logger) error {
+	for wait := backoff(100*time.Millisecond, 2*time.Second); ; {
+		attempt, cancel := context.WithTimeout(ctx, 10*time.Second)
+		err := checkSchema(attempt, pool)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("wait for the database: %w", err)
+		}
+		var failure *pgconn.PgError
+		if errors.As(err, &failure) {
+			switch failure.Code {
+			case "28000", "28P01", "3D000", "42501": // wrong login, wrong password, no such database, no grant
+				return fmt.Errorf("DATABASE_URL: %w", err)
+			}
+		}
+		log.Warn("waiting for the database", zap.Error(err))
+		if !wait.sleep(ctx) {
+			return fmt.Errorf("wait for the database: %w", err)
+		}
+	}
+}

@@ -1,0 +1,1 @@
+SELECT ci_admit(@runs::bigint[])

@@ -1,0 +1,1 @@
+SELECT EXISTS (SELECT FROM ci_runs WHERE id = @run)

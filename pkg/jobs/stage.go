@@ -1,0 +1,367 @@
+package jobs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+	"go.uber.org/zap"
+)
+
+// Stage is what one service does to a job, declared by its states.
+type Stage struct {
+	Name  string // for logs, metrics and ci_workers
+	Takes Status // the claimable state
+	Holds Status // the processing state
+	Gives Status // the processed state: what a Result without a Status means
+
+	Slots int           // jobs at once, at least 1
+	Lease time.Duration // how long the claims hold without a beat
+	Beat  time.Duration // time between beats; at most a third of Lease, so that two may get lost
+	Poll  time.Duration // longest wait between two looks at the table; a lost wake costs at most this
+	Grace time.Duration // how long jobs may go on after the stage is told to stop
+
+	// Do moves one job. Its context ends, with the cause ErrCancelled, ErrClaimLost, ErrStopping or ErrDeadline,
+	// when the job must end. An error is an infrastructure failure: the job is tried again after a backoff, and
+	// ends as StatusError with the error's text after too many. What the user did wrong is a Result. A panic is an error.
+	Do func(ctx context.Context, job *Job) (Result, error)
+}
+
+// Result is how a job left its stage.
+type Result struct {
+	Status Status // empty: the stage's Gives
+	Reason string // for people: why it ended so
+	// Commit, if any, runs in the transaction that ends the claim, while the claim is proven to be ours. Its error is
+	// the job's, like one of Do. It does not run when the job was cancelled meanwhile.
+	Commit func(ctx context.Context, tx pgx.Tx) error
+}
+
+// maxClaim bounds the rows of one claim.
+const maxClaim = 100
+
+// claimEvery is the least time between two looks at the table: wakes in between are answered by one look after it.
+const claimEvery = 10 * time.Millisecond
+
+var statusWord = regexp.MustCompile(`^[a-z][a-z_]*$`)
+
+func (s Stage) validate() error {
+	var problems []error
+	for name, status := range map[string]Status{"Takes": s.Takes, "Holds": s.Holds, "Gives": s.Gives} {
+		if !statusWord.MatchString(string(status)) { // it becomes a literal of the claim
+			problems = append(problems, fmt.Errorf("%s %q is not a state", name, status))
+		}
+	}
+	if s.Name == "" || s.Do == nil {
+		problems = append(problems, errors.New("it needs a Name and a Do"))
+	}
+	if s.Slots < 1 {
+		problems = append(problems, fmt.Errorf("%d slots: at least 1", s.Slots))
+	}
+	if s.Beat <= 0 || s.Lease < 3*s.Beat {
+		problems = append(problems, fmt.Errorf("lease %s: at least three beats of %s", s.Lease, s.Beat))
+	}
+	if s.Poll <= 0 {
+		problems = append(problems, fmt.Errorf("poll %s: more than 0", s.Poll))
+	}
+	return errors.Join(problems...)
+}
+
+// Work runs the stage until ctx ends, then drains it: no new claims, Grace for the jobs at hand, the rest is given back.
+// It returns nil then; an error means that the stage cannot be run at all.
+func (db *DB) Work(ctx context.Context, stage Stage) error {
+	if err := stage.validate(); err != nil {
+		return fmt.Errorf("stage %s: %w", stage.Name, err)
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	// Jobs go on after ctx ends, for the grace period.
+	life, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer end(nil)
+	w := &worker{
+		db: db, stage: stage, log: db.log.With(zap.String("stage", stage.Name)),
+		name:     fmt.Sprintf("%s:%d", host, os.Getpid()),
+		claimSQL: strings.NewReplacer("{{takes}}", string(stage.Takes), "{{holds}}", string(stage.Holds)).Replace(query("claim")),
+		held:     map[pgtype.UUID]*claim{},
+		look:     make(chan struct{}, 1), beatNow: make(chan struct{}, 1),
+		finisher: newFinisher(db),
+	}
+	stopListening := db.Listen(w.hear)
+	defer stopListening()
+
+	var loops sync.WaitGroup
+	loops.Go(func() { w.finisher.run(life) })
+	loops.Go(func() { w.beatLoop(life) })
+	w.claimLoop(ctx, life)
+	w.drain(life)
+	end(nil)
+	loops.Wait()
+	return nil
+}
+
+// worker is a stage at work in this process.
+type worker struct {
+	db       *DB
+	stage    Stage
+	log      *zap.Logger
+	name     string
+	claimSQL string
+	finisher *finisher
+	look     chan struct{} // size 1: somebody should look at the table
+	beatNow  chan struct{} // size 1: a held job may be to be cancelled
+	jobs     sync.WaitGroup
+
+	mu       sync.Mutex
+	id       int64 // in ci_workers; 0: not registered, so nothing may be claimed
+	held     map[pgtype.UUID]*claim
+	lastBeat time.Time // start of the last beat that succeeded
+}
+
+// claim is a job in our hands.
+type claim struct {
+	job    *Job
+	cancel context.CancelCauseFunc
+	ending bool // its handler has returned: what a beat says of it is old
+}
+
+// hear runs on the listener's goroutine.
+func (w *worker) hear(wake Wake) {
+	if wake.Status == w.stage.Takes || wake == (Wake{}) {
+		nudge(w.look)
+	}
+	if wake.Status == StatusCancelled && w.holds(wake.JobID) {
+		nudge(w.beatNow)
+	}
+}
+
+func (w *worker) holds(jobID int64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range w.held {
+		if c.job.ID == jobID {
+			return true
+		}
+	}
+	return false
+}
+
+// nudge is a level trigger: one that is pending already says it all.
+func nudge(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// claimLoop fills the free slots: on a wake, when a slot becomes free, and on a timer that alone is enough.
+func (w *worker) claimLoop(ctx, life context.Context) {
+	for ctx.Err() == nil {
+		began := time.Now()
+		wait := jitter(w.stage.Poll)
+		if id, free := w.ready(); id != 0 && free > 0 {
+			jobs, err := w.claim(ctx, id, min(free, maxClaim))
+			switch {
+			case err != nil && ctx.Err() == nil:
+				w.log.Warn("could not claim", zap.Error(err))
+			case len(jobs) == min(free, maxClaim):
+				nudge(w.look) // there may be more
+			}
+			for _, job := range jobs {
+				w.start(life, job)
+			}
+		}
+		if rest := claimEvery - time.Since(began); rest > 0 { // debounce; what wakes us meanwhile stays pending
+			if !sleep(ctx, rest) {
+				return
+			}
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+		case <-w.look:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// ready returns the worker's id and free slots; id 0 while the worker may not claim.
+func (w *worker) ready() (id int64, free int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if time.Since(w.lastBeat) > w.stage.Lease { // it may be marked dead by now
+		return 0, 0
+	}
+	return w.id, w.stage.Slots - len(w.held)
+}
+
+func (w *worker) claim(ctx context.Context, worker int64, slots int) ([]*Job, error) {
+	// Not ctx itself: a claim cut off by a SIGTERM may have been made. Then its jobs are in nobody's hands until
+	// this worker has left.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	rows, err := w.db.pool.Query(ctx, w.claimSQL, pgx.NamedArgs{"worker": worker, "slots": slots})
+	if err != nil {
+		return nil, err
+	}
+	jobs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Job, error) {
+		j := &Job{}
+		var timeout pgtype.Interval
+		err := row.Scan(&j.ID, &j.RunID, &j.Repository, &j.Name, &j.Attempt, &j.Token, &j.Failures, &timeout, &j.DeadlineAt,
+			&j.Event, &j.Ref, &j.HeadSHA, &j.BaseSHA, &j.PullRequest, &j.Author, &j.Title, &j.Trusted, &j.LogDay)
+		j.Timeout = time.Duration(timeout.Microseconds)*time.Microsecond + time.Duration(timeout.Days)*24*time.Hour
+		return j, err
+	})
+	w.db.metrics.claims.WithLabelValues(w.stage.Name).Add(float64(len(jobs)))
+	return jobs, err
+}
+
+// start runs the stage's Do on a job in a goroutine of its own.
+func (w *worker) start(life context.Context, job *Job) {
+	ctx, cancel := context.WithCancelCause(life)
+	c := &claim{job: job, cancel: cancel}
+	w.mu.Lock()
+	w.held[job.Token] = c
+	w.db.metrics.held.WithLabelValues(w.stage.Name).Set(float64(len(w.held)))
+	w.mu.Unlock()
+
+	w.jobs.Go(func() {
+		defer func() {
+			cancel(nil)
+			w.mu.Lock()
+			delete(w.held, job.Token)
+			w.db.metrics.held.WithLabelValues(w.stage.Name).Set(float64(len(w.held)))
+			w.mu.Unlock()
+			nudge(w.look) // a slot is free
+		}()
+		log := w.log.With(zap.Int64("run_id", job.RunID), zap.Int64("job_id", job.ID), zap.Int("attempt", job.Attempt))
+		log.Info("claimed", zap.String("repository", job.Repository))
+		result, err := w.do(ctx, job)
+		w.mu.Lock()
+		c.ending = true
+		w.mu.Unlock()
+		w.end(ctx, life, job, result, err, log)
+	})
+}
+
+func (w *worker) do(ctx context.Context, job *Job) (result Result, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, job.Timeout, ErrDeadline)
+	defer cancel()
+	defer func() {
+		if p := recover(); p != nil {
+			w.log.Error("handler panicked", zap.Int64("job_id", job.ID), zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+			err = fmt.Errorf("handler panicked: %v", p)
+		}
+	}()
+	return w.stage.Do(ctx, job)
+}
+
+// end writes down how a job left the stage. It tries for as long as the claim may still be ours.
+func (w *worker) end(ctx, life context.Context, job *Job, result Result, err error, log *zap.Logger) {
+	if result.Status == "" {
+		result.Status = w.stage.Gives
+	}
+	cause := context.Cause(ctx)
+	var write func(context.Context) error
+	var outcome string
+	switch {
+	case errors.Is(cause, ErrClaimLost):
+		w.db.metrics.lost.WithLabelValues(w.stage.Name).Inc()
+		log.Warn("claim lost")
+		return
+	case err == nil:
+		outcome = string(result.Status)
+		write = func(ctx context.Context) error { return w.finisher.finish(ctx, job, result) }
+	case errors.Is(cause, ErrCancelled):
+		outcome = string(StatusCancelled)
+		write = func(ctx context.Context) error {
+			return w.finisher.finish(ctx, job, Result{Status: StatusCancelled, Reason: "cancelled on request"})
+		}
+	case errors.Is(cause, ErrStopping):
+		outcome = "released"
+		write = func(ctx context.Context) error { return w.db.release(ctx, job) }
+	default:
+		outcome = "failed"
+		write = func(ctx context.Context) error { return w.db.fail(ctx, job, err) }
+	}
+	err = w.persist(life, write, log)
+	var commit *commitError
+	if errors.As(err, &commit) {
+		outcome = "failed"
+		err = w.persist(life, func(ctx context.Context) error { return w.db.fail(ctx, job, commit.err) }, log)
+	}
+	switch {
+	case errors.Is(err, ErrClaimLost):
+		w.db.metrics.lost.WithLabelValues(w.stage.Name).Inc()
+		log.Warn("claim lost", zap.String("outcome", outcome))
+	case err != nil:
+		log.Error("could not end the claim; the reaper will", zap.String("outcome", outcome), zap.Error(err))
+	default:
+		w.db.metrics.ends.WithLabelValues(w.stage.Name, outcome).Inc()
+		log.Info("ended", zap.String("outcome", outcome), zap.String("reason", result.Reason))
+	}
+}
+
+// persist tries a write until it succeeds, the claim is lost, or two leases are over: then it is somebody else's.
+func (w *worker) persist(life context.Context, write func(context.Context) error, log *zap.Logger) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(life), 2*w.stage.Lease)
+	defer cancel()
+	wait := backoff(50*time.Millisecond, time.Second)
+	for {
+		err := write(ctx)
+		var commit *commitError
+		if err == nil || errors.Is(err, ErrClaimLost) || errors.As(err, &commit) {
+			return err
+		}
+		log.Warn("could not end the claim, trying again", zap.Error(err))
+		if !wait.sleep(ctx) {
+			return err
+		}
+	}
+}
+
+// drain waits for the jobs at hand: for Grace, then with ErrStopping until their handlers have returned.
+func (w *worker) drain(life context.Context) {
+	idle := make(chan struct{})
+	go func() { w.jobs.Wait(); close(idle) }()
+	grace := time.NewTimer(w.stage.Grace)
+	defer grace.Stop()
+	select {
+	case <-idle:
+	case <-grace.C:
+		w.cancelAll(ErrStopping)
+		<-idle
+	}
+	w.mu.Lock()
+	id := w.id
+	w.id = 0
+	w.mu.Unlock()
+	if id == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(life), 2*time.Second)
+	defer cancel()
+	if _, err := w.db.beats.Exec(ctx, query("leave"), pgx.NamedArgs{"worker": id}); err != nil {
+		w.log.Warn("could not say goodbye; the reaper will notice", zap.Error(err))
+	}
+}
