@@ -5,9 +5,8 @@
 pid_file=${TMPDIR:-/tmp}/service.pid
 trap 'kill "$pid"; wait "$pid"; exit' TERM
 while :; do
-	"$@" &
+	sh -c 'echo $$ >"$0" && exec "$@"' "$pid_file" "$@" &
 	pid=$!
-	echo "$pid" >"$pid_file"
 	wait "$pid"
 	sleep 1 # a service that cannot start does not fill the log
 done
