@@ -103,6 +103,9 @@ func Load(cfg any) error {
 			}
 		}
 	}
+	if whole, ok := cfg.(interface{ Validate() error }); ok { // its own, or that of what it embeds once more
+		return whole.Validate()
+	}
 	return nil
 }
 
