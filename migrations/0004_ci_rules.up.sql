@@ -1,7 +1,7 @@
 -- The rules of the queue. They hold for every writer: our services, psql, and whoever comes next.
 
 -- ci_take_turns: hand n turns of a claimable state to a repository and return the first; the others follow at
--- 1/weight. A turn is max(lowest waiting turn, the repository's last) + 1/weight, so that one repository's
+-- 1/weight. A turn is max(lowest waiting turn, the repository's last + 1/weight), so that one repository's
 -- thousand jobs delay another's one by at most one free slot. Nothing waits: the highest turn ever given counts,
 -- else a repository that has been busy would stand behind all of one that has not.
 CREATE FUNCTION ci_take_turns(p_repository text, p_status ci_job_status, p_priority integer, n integer)
@@ -23,9 +23,9 @@ BEGIN
     v_step := coalesce(v_step, 1);
 
     INSERT INTO ci_turns AS t (repository, status, turn)
-    VALUES (p_repository, p_status, coalesce(v_lowest, 0) + n * v_step)
+    VALUES (p_repository, p_status, coalesce(v_lowest, 0) + (n - 1) * v_step)
     ON CONFLICT (repository, status) DO UPDATE
-    SET    turn = greatest(t.turn, coalesce(v_lowest, 0)) + n * v_step
+    SET    turn = greatest(coalesce(v_lowest, 0), t.turn + v_step) + (n - 1) * v_step
     RETURNING turn INTO v_last;
     RETURN v_last - (n - 1) * v_step;
 END
@@ -64,7 +64,9 @@ BEGIN
     NEW.status_change_time := clock_timestamp();
     IF ci_is_held(NEW.status) THEN
         NEW.attempt      := OLD.attempt + 1;
-        NEW.admit_to     := OLD.status; -- where it goes back to
+        IF NOT (OLD.status = 'blocked' OR ci_is_held(OLD.status) OR ci_is_final(OLD.status)) THEN
+            NEW.admit_to := OLD.status; -- where it goes back to; anything else is refused below, with a clearer word
+        END IF;
         NEW.claim_token  := gen_random_uuid();
         NEW.claimable_at := OLD.status_change_time;
         NEW.claimed_at   := NEW.status_change_time;

@@ -1,0 +1,170 @@
+package jobs_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/lockstep-ci/lockstep/pkg/jobs"
+	"github.com/lockstep-ci/lockstep/pkg/jobs/jobstest"
+)
+
+// silentWorker makes a worker that holds a job and never beats.
+func silentWorker(t *testing.T, db *jobstest.Database, job int64, lease string) (worker int64) {
+	t.Helper()
+	worker = jobstest.Value[int64](t, db, "INSERT INTO ci_workers (stage, name, slots, lease) VALUES ('runner', 'lost:1', 1, $1::interval) RETURNING id", lease)
+	db.Exec(t, "UPDATE ci_jobs SET status = 'running', worker_id = $1, deadline_at = clock_timestamp() + timeout WHERE id = $2", worker, job)
+	return worker
+}
+
+func TestReaperReturnsADeadWorkersJobs(t *testing.T) {
+	t.Parallel()
+	db := jobstest.New(t)
+	job := planned(t, db, 1)[0]
+	worker := silentWorker(t, db, job, "300ms")
+	began := time.Now()
+	reap(t, db, jobs.Reaping{})
+	awaitStatus(t, db, job, jobs.StatusInitialized)
+	if waited := time.Since(began); waited < 300*time.Millisecond {
+		t.Errorf("taken back after %s, before its lease was over", waited)
+	}
+	got := jobstest.Value[string](t, db, `
+		SELECT format('%s, %s, %s', j.failures, j.reason, (SELECT outcome || ' ' || cause FROM ci_attempts WHERE job_id = j.id AND stage = 'running'))
+		FROM   ci_jobs j`)
+	if want := "1, worker lost:1 died while it was running, initialized worker lost:1 died while it was running"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if dead := jobstest.Value[bool](t, db, "SELECT dead_at IS NOT NULL FROM ci_workers WHERE id = $1", worker); !dead {
+		t.Error("the worker is not marked")
+	}
+}
+
+func TestReaperLeavesAWorkerThatBeats(t *testing.T) {
+	t.Parallel()
+	db := jobstest.New(t)
+	job := planned(t, db, 1)[0]
+	holding, finish := make(chan *jobs.Job), make(chan struct{})
+	stage := runnerStage(1, func(context.Context, *jobs.Job) (jobs.Result, error) {
+		holding <- nil
+		<-finish
+		return jobs.Result{}, nil
+	})
+	stage.Lease, stage.Beat = 1500*time.Millisecond, 100*time.Millisecond
+	work(t, db.Open(t, "runner"), stage)
+	receive(t, holding, "the claim")
+	reap(t, db, jobs.Reaping{})
+	// A dead worker beside it is the clock: when it has been marked, a whole lease has passed.
+	other := jobstest.Value[int64](t, db, "INSERT INTO ci_workers (stage, name, slots, lease) VALUES ('runner', 'lost:1', 1, '2s') RETURNING id")
+	db.Await(t, soon, "SELECT dead_at IS NOT NULL FROM ci_workers WHERE id = $1", other)
+	close(finish)
+	awaitStatus(t, db, job, jobs.StatusSuccess)
+}
+
+func TestReaperEndsAJobWhoseWorkersKeepDying(t *testing.T) {
+	t.Parallel()
+	db := jobstest.New(t)
+	job := planned(t, db, 1)[0]
+	reap(t, db, jobs.Reaping{MaxFailures: 2})
+	silentWorker(t, db, job, "100ms")
+	awaitStatus(t, db, job, jobs.StatusInitialized)
+	silentWorker(t, db, job, "100ms")
+	awaitStatus(t, db, job, jobs.StatusError)
+	if reason := jobstest.Value[string](t, db, "SELECT reason FROM ci_jobs"); reason != "worker lost:1 died while it was running; that was failure 2 of at most 2" {
+		t.Errorf("reason %q", reason)
+	}
+}
+
+func TestReaperEndsAJobPastItsDeadlineThoughItsWorkerBeats(t *testing.T) {
+	t.Parallel()
+	db := jobstest.New(t)
+	job := planned(t, db, 1)[0]
+	holding, lost := make(chan *jobs.Job), make(chan error, 1)
+	hang := make(chan struct{})
+	work(t, db.Open(t, "runner"), runnerStage(1, func(ctx context.Context, _ *jobs.Job) (jobs.Result, error) {
+		holding <- nil
+		<-ctx.Done()
+		lost <- context.Cause(ctx)
+		<-hang // it does not even then return
+		return jobs.Result{}, nil
+	}))
+	receive(t, holding, "the claim")
+	reap(t, db, jobs.Reaping{})
+	db.Exec(t, "UPDATE ci_jobs SET deadline_at = now() WHERE id = $1", job)
+	awaitStatus(t, db, job, jobs.StatusError)
+	if err := receive(t, lost, "the handler's end"); !errors.Is(err, jobs.ErrClaimLost) {
+		t.Errorf("the handler heard %v", err)
+	}
+	close(hang)
+}
+
+func TestReaperTakesBackWhatIsHeldByHandForTooLong(t *testing.T) {
+	t.Parallel()
+	db := jobstest.New(t)
+	db.Exec(t, articleInsert)
+	db.Exec(t, articleClaim)
+	reap(t, db, jobs.Reaping{UnownedAfter: 200 * time.Millisecond})
+	db.Await(t, soon, "SELECT status = 'new' AND failures = 0 FROM ci_jobs")
+}
+
+func TestReaperForgivesItsOwnSilence(t *testing.T) {
+	t.Parallel()
+	db := jobstest.New(t)
+	job := planned(t, db, 1)[0]
+	// A worker whose last beat is old, because the database was away: nobody watched that silence.
+	worker := silentWorker(t, db, job, "1 hour")
+	db.Exec(t, "UPDATE ci_workers SET beat_at = now() - interval '1 day' WHERE id = $1", worker)
+	other := silentWorkerWithoutJob(t, db)
+	reap(t, db, jobs.Reaping{})
+	db.Await(t, soon, "SELECT dead_at IS NOT NULL FROM ci_workers WHERE id = $1", other)
+	if dead := jobstest.Value[bool](t, db, "SELECT dead_at IS NOT NULL FROM ci_workers WHERE id = $1", worker); dead {
+		t.Error("marked for a silence that no reaper watched")
+	}
+}
+
+func silentWorkerWithoutJob(t *testing.T, db *jobstest.Database) int64 {
+	t.Helper()
+	return jobstest.Value[int64](t, db, "INSERT INTO ci_workers (stage, name, slots, lease) VALUES ('runner', 'lost:2', 1, '200ms') RETURNING id")
+}
+
+func TestReaperCancelsADeadWorkersJobThatWasToBeCancelled(t *testing.T) {
+	t.Parallel()
+	db := jobstest.New(t)
+	job := planned(t, db, 1)[0]
+	silentWorker(t, db, job, "200ms")
+	if err := db.Open(t, "api-gateway").Cancel(t.Context(), jobstest.Value[int64](t, db, "SELECT run_id FROM ci_jobs")); err != nil {
+		t.Fatal(err)
+	}
+	reap(t, db, jobs.Reaping{})
+	awaitStatus(t, db, job, jobs.StatusCancelled)
+}
+
+func TestBeatOfAMarkedWorkerIsRefused(t *testing.T) {
+	t.Parallel()
+	db := jobstest.New(t)
+	job := planned(t, db, 1)[0]
+	claims, lost := make(chan *jobs.Job, 2), make(chan error, 1)
+	work(t, db.Open(t, "runner"), runnerStage(1, func(ctx context.Context, job *jobs.Job) (jobs.Result, error) {
+		claims <- job
+		if job.Failures == 0 {
+			<-ctx.Done()
+			lost <- context.Cause(ctx)
+			return jobs.Result{}, context.Cause(ctx)
+		}
+		return jobs.Result{}, nil
+	}))
+	first := receive(t, claims, "the first claim")
+	reap(t, db, jobs.Reaping{})
+	db.Exec(t, "UPDATE ci_workers SET dead_at = clock_timestamp()") // as if it had been stopped for a lease
+	if err := receive(t, lost, "the handler's end"); !errors.Is(err, jobs.ErrClaimLost) {
+		t.Errorf("the handler heard %v", err)
+	}
+	second := receive(t, claims, "the claim of the worker that registered anew")
+	if second.ID != job || second.Attempt != first.Attempt+1 {
+		t.Errorf("second claim %+v", second)
+	}
+	awaitStatus(t, db, job, jobs.StatusSuccess)
+	if n := jobstest.Value[int](t, db, "SELECT count(*)::int FROM ci_workers"); n != 2 {
+		t.Errorf("%d workers registered, want 2", n)
+	}
+}
