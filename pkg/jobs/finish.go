@@ -185,10 +185,10 @@ func (db *DB) finishWith(ctx context.Context, job *Job, result Result) error {
 
 // fail ends a claim because of an infrastructure failure. The job is tried again after a backoff of 2 s, doubled for
 // each failure up to 5 min, less up to half of it.
-func (db *DB) fail(ctx context.Context, job *Job, cause error) error {
+func (db *DB) fail(ctx context.Context, job *Job, cause string) error {
 	wait := min(2*time.Second<<min(job.Failures, 10), 5*time.Minute)
 	wait -= rand.N(wait/2 + 1)
-	return db.endOne(ctx, "fail", job, pgx.NamedArgs{"backoff": wait, "cause": clean(cause.Error())})
+	return db.endOne(ctx, "fail", job, pgx.NamedArgs{"backoff": wait, "cause": clean(cause)})
 }
 
 // release gives a job back, as if it had not been claimed.

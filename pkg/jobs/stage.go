@@ -301,14 +301,14 @@ func (w *worker) end(ctx, life context.Context, job *Job, result Result, err err
 		outcome = "released"
 		write = func(ctx context.Context) error { return w.db.release(ctx, job) }
 	default:
-		outcome = "failed"
-		write = func(ctx context.Context) error { return w.db.fail(ctx, job, err) }
+		outcome, result.Reason = "failed", err.Error()
+		write = func(ctx context.Context) error { return w.db.fail(ctx, job, result.Reason) }
 	}
 	err = w.persist(life, write, log)
 	var commit *commitError
 	if errors.As(err, &commit) {
-		outcome = "failed"
-		err = w.persist(life, func(ctx context.Context) error { return w.db.fail(ctx, job, commit.err) }, log)
+		outcome, result.Reason = "failed", commit.Error()
+		err = w.persist(life, func(ctx context.Context) error { return w.db.fail(ctx, job, result.Reason) }, log)
 	}
 	switch {
 	case errors.Is(err, ErrClaimLost):

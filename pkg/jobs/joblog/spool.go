@@ -1,6 +1,7 @@
 package joblog
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -50,7 +51,7 @@ func (s *spool) write(p []byte) error {
 	return nil
 }
 
-// sealed is called when all is written; from then on the tail can be read too.
+// seal is called when all is written; from then on the tail can be read too.
 func (s *spool) seal() {
 	if cut := s.written - 2*s.half; cut > 0 {
 		s.notice = fmt.Appendf(nil, "\n[%d bytes were cut here: of a log over %d bytes the first and the last half are kept]\n", cut, 2*s.half)
@@ -63,20 +64,33 @@ func (s *spool) headSize() int64 { return min(s.written, s.half) }
 // size is how much can be read after seal.
 func (s *spool) size() int64 { return min(s.written, 2*s.half) + int64(len(s.notice)) }
 
-// readAt fills p, or returns what there is before the end.
-func (s *spool) readAt(p []byte, offset int64) (int, error) {
+// readAt fills p from a byte of what is to be stored on; all of it must be readable.
+func (s *spool) readAt(p []byte, offset int64) error {
 	var oldest int64 // of the ring
 	if s.written > 2*s.half {
 		oldest = (s.written - s.half) % s.half
 	}
-	tail := max(0, min(s.written-s.half, s.half))
-	r := io.MultiReader(
-		io.NewSectionReader(s.head, 0, s.headSize()),
-		sliceReader(s.notice),
-		io.NewSectionReader(s.tail, oldest, tail-oldest),
-		io.NewSectionReader(s.tail, 0, oldest),
-	)
-	_ = r
-	_ = offset
-	return 0, errors.ErrUnsupported
+	ring := max(0, min(s.written-s.half, s.half))
+	for _, part := range []struct {
+		from     io.ReaderAt
+		at, size int64
+	}{
+		{s.head, 0, s.headSize()},
+		{bytes.NewReader(s.notice), 0, int64(len(s.notice))},
+		{s.tail, oldest, ring - oldest},
+		{s.tail, 0, oldest},
+	} {
+		if offset >= part.size {
+			offset -= part.size
+			continue
+		}
+		n := min(int64(len(p)), part.size-offset)
+		if _, err := part.from.ReadAt(p[:n], part.at+offset); err != nil {
+			return fmt.Errorf("read the log's spool: %w", err)
+		}
+		p, offset = p[n:], 0
+	}
+	return nil
 }
+
+func (s *spool) close() error { return errors.Join(s.head.Close(), s.tail.Close()) }

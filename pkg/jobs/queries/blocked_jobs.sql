@@ -4,7 +4,7 @@ SELECT b.id, b.run_id, b.failures >= @max_failures AS exhausted
 FROM   ci_jobs b
 WHERE  b.status = 'blocked'
 AND    b.status NOT IN ('new', 'initializing', 'success', 'error', 'failure', 'cancelled', 'skipped') -- the index's words
-AND   (b.not_before <= clock_timestamp()
+AND   (b.not_before <= clock_timestamp() OR b.failures >= @max_failures
        OR (b.not_before IS NULL AND NOT EXISTS (
                SELECT FROM ci_jobs need
                WHERE  need.run_id = b.run_id AND need.workflow = b.workflow AND need.job_key = ANY (b.needs)
