@@ -202,9 +202,8 @@ func start(t *testing.T, db *jobstest.Database, env ...string) (stop func()) {
 				t.Errorf("reaper: %v", err)
 			}
 		case <-time.After(soon):
-			t.Errorf("reaper did not end within %s of SIGTERM", soon)
 			_ = command.Process.Kill()
-			<-ended
+			t.Errorf("reaper did not end within %s of SIGTERM; killed: %v", soon, <-ended)
 		}
 		if t.Failed() {
 			t.Logf("reaper said:\n%s", out.String())
