@@ -60,7 +60,7 @@ func executeTiltfile(t *testing.T) tilt {
 		},
 		"kustomize": func(a arguments) (starlark.Value, error) {
 			var folder string
-			err := unpack(a, "paths", &folder)
+			err := unpack(a, "pathToDir", &folder)
 			return starlark.String(folder), err
 		},
 		"k8s_yaml": func(a arguments) (starlark.Value, error) {
