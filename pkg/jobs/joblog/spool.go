@@ -2,7 +2,6 @@ package joblog
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,6 +14,7 @@ type spool struct {
 	head, tail *os.File
 	half       int64 // bytes of each
 	written    int64 // bytes that came in, cut ones too
+	sealed     bool
 	notice     []byte
 }
 
@@ -51,18 +51,23 @@ func (s *spool) write(p []byte) error {
 	return nil
 }
 
-// seal is called when all is written; from then on the tail can be read too.
+// seal is called when all is written: then the tail can be read too.
 func (s *spool) seal() {
-	if cut := s.written - 2*s.half; cut > 0 {
+	if cut := s.written - 2*s.half; cut > 0 && !s.sealed {
 		s.notice = fmt.Appendf(nil, "\n[%d bytes were cut here: of a log over %d bytes the first and the last half are kept]\n", cut, 2*s.half)
 	}
+	s.sealed = true
 }
 
-// headSize is how much can be read before seal.
-func (s *spool) headSize() int64 { return min(s.written, s.half) }
+// readable is how many of the bytes that are to be stored can be read by now.
+func (s *spool) readable() int64 {
+	if s.sealed {
+		return min(s.written, 2*s.half) + int64(len(s.notice))
+	}
+	return s.headSize()
+}
 
-// size is how much can be read after seal.
-func (s *spool) size() int64 { return min(s.written, 2*s.half) + int64(len(s.notice)) }
+func (s *spool) headSize() int64 { return min(s.written, s.half) }
 
 // readAt fills p from a byte of what is to be stored on; all of it must be readable.
 func (s *spool) readAt(p []byte, offset int64) error {
@@ -93,4 +98,7 @@ func (s *spool) readAt(p []byte, offset int64) error {
 	return nil
 }
 
-func (s *spool) close() error { return errors.Join(s.head.Close(), s.tail.Close()) }
+func (s *spool) close() {
+	s.head.Close()
+	s.tail.Close()
+}
