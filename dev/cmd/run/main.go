@@ -57,6 +57,12 @@ func launch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	bin := filepath.Join(checkout, "bin")
+	for _, name := range append([]string{"migrate"}, serviceNames...) {
+		if _, err := os.Stat(filepath.Join(bin, name)); err != nil {
+			return fmt.Errorf("%s is not built (make build): %w", name, err)
+		}
+	}
 	state, err := openState(checkout)
 	if err != nil {
 		return err
@@ -77,12 +83,12 @@ func launch(ctx context.Context) error {
 	}
 	defer database.stop()
 	hide() // from here on we hold passwords that jobs of the same user must not read
-	urls, err := migrate(ctx, filepath.Join(checkout, "bin"), database.url)
+	urls, err := migrate(ctx, bin, database.url)
 	if err != nil {
 		return err
 	}
 	token := cmp.Or(os.Getenv("ADMIN_TOKEN"), rand.Text())
-	services, err := startServices(ctx, filepath.Join(checkout, "bin"), filepath.Join(state.dir, "logs"), settings(urls, addr, token))
+	services, err := startServices(ctx, bin, filepath.Join(state.dir, "logs"), settings(urls, addr, token))
 	if err != nil {
 		return err
 	}

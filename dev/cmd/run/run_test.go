@@ -224,6 +224,9 @@ wait
 		t.Fatal(err)
 	}
 	defer func() { _ = file.Close() }()
+	if err := file.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
 	held := bufio.NewReader(file)
 	if line, err := held.ReadString('\n'); err != nil || line != "ready\n" {
 		t.Errorf("the service said %q, %v", line, err)

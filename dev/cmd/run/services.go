@@ -93,11 +93,6 @@ type services struct {
 
 // startServices starts the binaries in bin with their environments; they log to files in logs.
 func startServices(ctx context.Context, bin, logs string, environments map[string][]string) (*services, error) {
-	for _, name := range serviceNames {
-		if _, err := os.Stat(filepath.Join(bin, name)); err != nil {
-			return nil, fmt.Errorf("service %s is not built (make build): %w", name, err)
-		}
-	}
 	grace := defaultGrace
 	if own, err := time.ParseDuration(os.Getenv("GRACE")); err == nil {
 		grace = own
