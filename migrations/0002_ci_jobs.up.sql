@@ -53,7 +53,7 @@ CREATE TABLE ci_runs (
     request_hash        bytea,    -- of the request that used the key, to notice the same key on another one
     rerun_of            bigint REFERENCES ci_runs (id) ON DELETE SET NULL,
     status              ci_job_status NOT NULL DEFAULT 'new',
-    version             bigint NOT NULL DEFAULT 1, -- rises whenever a watcher might see something new, but for claims
+    version             bigint NOT NULL DEFAULT 1, -- with the sum of its jobs' transitions: rises whenever a watcher might see something new
     log_day             date NOT NULL DEFAULT (now() AT TIME ZONE 'UTC')::date,
     cancel_requested_at timestamptz,
     created_at          timestamptz NOT NULL DEFAULT now(),
@@ -80,6 +80,7 @@ CREATE TABLE ci_jobs (
     status              ci_job_status NOT NULL DEFAULT 'new',
     previous_status     ci_job_status,      -- the state before the last UPDATE of this row, by the trigger
     status_change_time  timestamptz NOT NULL DEFAULT clock_timestamp(), -- by the trigger, on every transition
+    transitions         integer NOT NULL DEFAULT 0, -- counts changes of status; by the trigger
     priority            integer NOT NULL DEFAULT 0,
     turn                double precision NOT NULL,  -- who comes first within a priority; by the trigger when absent
     attempt             integer NOT NULL DEFAULT 0, -- counts claims over all stages; only ever rises

@@ -40,6 +40,7 @@ BEGIN
     IF TG_OP = 'INSERT' THEN
         NEW.previous_status    := NULL;
         NEW.status_change_time := clock_timestamp();
+        NEW.transitions        := 0;
         NEW.attempt            := 0;
         NEW.repository         := ci_repository_url(NEW.repository);
         IF NEW.run_id IS NULL THEN -- by hand: a run of the default branch
@@ -56,12 +57,14 @@ BEGIN
     NEW.previous_status := OLD.status;
     IF NEW.status = OLD.status THEN -- no transition: the marks of the last one stay
         NEW.status_change_time := OLD.status_change_time;
+        NEW.transitions        := OLD.transitions;
         NEW.attempt            := OLD.attempt;
         NEW.claim_token        := OLD.claim_token;
         RETURN NEW;
     END IF;
 
     NEW.status_change_time := clock_timestamp();
+    NEW.transitions        := OLD.transitions + 1;
     IF ci_is_held(NEW.status) THEN
         NEW.attempt      := OLD.attempt + 1;
         IF NOT (OLD.status = 'blocked' OR ci_is_held(OLD.status) OR ci_is_final(OLD.status)) THEN
@@ -87,7 +90,8 @@ CREATE TRIGGER ci_jobs_stamp BEFORE INSERT OR UPDATE ON ci_jobs
 
 -- ci_admit: make blocked jobs of these runs claimable, and those that a limit of the same repositories held back,
 -- where needs, backoff and limit allow. The repositories with a limit are locked in order: two admissions at once
--- would each see the other's slot free.
+-- would each see the other's slot free. A row that somebody else is changing is skipped, since he may be waiting for
+-- that lock; he comes by here himself, and else the reaper does.
 CREATE FUNCTION ci_admit(p_runs bigint[]) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS
 $$
@@ -102,9 +106,8 @@ BEGIN
            ORDER  BY p.repository FOR UPDATE) AS locked;
 
     FOR v_group IN
-        WITH ready AS (
-            SELECT b.id, b.repository, b.admit_to, b.priority,
-                   row_number() OVER (PARTITION BY b.repository ORDER BY b.priority DESC, b.id) AS place
+        WITH waiting AS MATERIALIZED (
+            SELECT b.id, b.repository, b.admit_to, b.priority
             FROM   ci_jobs b
             WHERE  (b.run_id = ANY (p_runs) OR b.repository = ANY (v_limited))
             AND    b.status = 'blocked'
@@ -114,6 +117,9 @@ BEGIN
                        SELECT FROM ci_jobs need
                        WHERE  need.run_id = b.run_id AND need.workflow = b.workflow
                        AND    need.job_key = ANY (b.needs) AND need.status <> 'success')
+            FOR NO KEY UPDATE SKIP LOCKED
+        ), ready AS (
+            SELECT *, row_number() OVER (PARTITION BY repository ORDER BY priority DESC, id) AS place FROM waiting
         )
         SELECT repository, admit_to, priority, array_agg(ready.id ORDER BY ready.id) AS ids, count(*)::integer AS n
         FROM   ready LEFT JOIN ci_repositories USING (repository)
@@ -174,10 +180,12 @@ BEGIN
     FROM   changed c
     WHERE  c.previous_status <> c.status AND ci_is_held(c.previous_status);
 
-    -- A claim concerns nobody else: it takes no lock on the run, so that it never waits for one.
+    -- Claims and admissions concern nobody else: they take no lock on the run. A claim then never waits for one, and an
+    -- admission, which may reach into other runs of the repository, never locks runs out of order.
     SELECT array_agg(DISTINCT c.run_id) INTO v_runs
     FROM   changed c
-    WHERE  c.previous_status <> c.status AND NOT ci_is_held(c.status);
+    WHERE  c.previous_status <> c.status AND NOT ci_is_held(c.status)
+    AND    (c.previous_status <> 'blocked' OR ci_is_final(c.status));
     IF v_runs IS NULL THEN
         RETURN NULL;
     END IF;
@@ -195,17 +203,20 @@ BEGIN
     AND    s.run_id = c.run_id AND s.workflow = c.workflow AND s.job_key = c.job_key AND s.id <> c.id
     AND    NOT ci_is_final(s.status) AND s.cancel_requested_at IS NULL;
 
-    IF EXISTS (SELECT FROM ci_jobs b WHERE b.run_id = ANY (v_runs) AND b.status = 'blocked') THEN
-        UPDATE ci_jobs b -- in turn this trigger skips what needs the skipped
-        SET    status = 'skipped', reason = format('needs "%s", which ended with %s', need.name, need.status)
-        FROM   ci_jobs need
-        WHERE  b.run_id = ANY (v_runs) AND b.status = 'blocked'
-        AND    need.run_id = b.run_id AND need.workflow = b.workflow AND need.job_key = ANY (b.needs)
-        AND    ci_is_final(need.status) AND need.status <> 'success';
-        PERFORM ci_admit(v_runs);
-    ELSIF EXISTS (SELECT FROM changed c JOIN ci_repositories p USING (repository) WHERE p.max_running IS NOT NULL) THEN
-        PERFORM ci_admit(v_runs);
+    UPDATE ci_jobs b -- in turn this trigger skips what needs the skipped
+    SET    status = 'skipped', reason = format('needs "%s", which ended with %s', need.name, need.status)
+    FROM   ci_jobs need
+    WHERE  b.run_id = ANY (v_runs) AND b.status = 'blocked'
+    AND    need.run_id = b.run_id AND need.workflow = b.workflow AND need.job_key = ANY (b.needs)
+    AND    ci_is_final(need.status) AND need.status <> 'success';
+
+    PERFORM ci_report(array_agg(c.id ORDER BY c.id)) FROM changed c
+    WHERE  c.previous_status <> c.status AND NOT ci_is_held(c.status);
+
+    IF pg_trigger_depth() > 1 THEN -- the rest is done once, by the statement that began it, for these runs too
+        RETURN NULL;
     END IF;
+    PERFORM ci_admit(v_runs);
 
     UPDATE ci_runs r
     SET    version     = r.version + 1,
@@ -222,9 +233,6 @@ BEGIN
                   END::ci_job_status AS status
            FROM   ci_jobs WHERE run_id = ANY (v_runs) GROUP BY run_id) AS j
     WHERE  r.id = j.run_id;
-
-    PERFORM ci_report(array_agg(c.id ORDER BY c.id)) FROM changed c
-    WHERE  c.previous_status <> c.status AND NOT ci_is_held(c.status);
     RETURN NULL;
 END
 $$;

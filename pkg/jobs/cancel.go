@@ -12,7 +12,7 @@ import (
 // next beat, cleans up and ends it. It returns ErrNotFound, or ErrEnded when the run is final already.
 func (db *DB) Cancel(ctx context.Context, runID int64) error {
 	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
-		var id int64
+		var id int64 // locks the run before its jobs, as every end of a job does
 		if err := tx.QueryRow(ctx, query("cancel_run"), pgx.NamedArgs{"run": runID}).Scan(&id); err != nil {
 			return err
 		}
