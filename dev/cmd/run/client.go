@@ -83,7 +83,8 @@ func (c *client) start(ctx context.Context, what repository) (started run, err e
 	body, err := json.Marshal(struct {
 		Repository string `json:"repository"`
 		Ref        string `json:"ref,omitempty"`
-	}{what.url, what.ref})
+		SHA        string `json:"sha,omitempty"`
+	}{what.url, what.ref, what.sha})
 	if err != nil {
 		return run{}, err
 	}

@@ -12,33 +12,34 @@ import (
 	"strings"
 )
 
-// repository is what a run is asked for.
-type repository struct {
-	url string
-	ref string // empty: the default branch
-}
+// repository is what a run is asked for: a commit, or what ref names, or what the default branch does.
+type repository struct{ url, ref, sha string }
 
 var (
-	hasScheme   = regexp.MustCompile(`^[a-z][a-z0-9+.-]*://`)
-	ownerName   = regexp.MustCompile(`^[\w.-]+/[\w.-]+$`)
-	fromHereOut = regexp.MustCompile(`^(/|~|\.{1,2}(/|$))`)
+	hasScheme = regexp.MustCompile(`^[a-z][a-z0-9+.-]*://`)
+	ownerName = regexp.MustCompile(`^[\w.-]+/[\w.-]+$`)
+	commitID  = regexp.MustCompile(`^[0-9a-fA-F]{40}$`)
 )
 
-// chooseRepository reads REPO: empty is the example; a URL, or owner/name when no such folder is here, goes to the
-// API as it is; all else is a path.
-func chooseRepository(ctx context.Context, repo, ref, checkout, state string) (repository, error) {
-	if repo == "" {
-		url, err := exampleRepository(ctx, filepath.Join(checkout, "dev", "example"), filepath.Join(state, "example"))
-		return repository{url: url, ref: ref}, err
+// chooseRepository reads REPO and REF. REPO is a path, a URL, or owner/name on GitHub when no such folder is here;
+// empty, it is the example.
+func chooseRepository(ctx context.Context, repo, ref, checkout, state string) (chosen repository, err error) {
+	chosen.ref = ref
+	if commitID.MatchString(ref) {
+		chosen.ref, chosen.sha = "", ref
 	}
-	if hasScheme.MatchString(repo) {
-		return repository{url: repo, ref: ref}, nil
+	_, missing := os.Stat(repo)
+	switch {
+	case repo == "":
+		chosen.url, err = exampleRepository(ctx, filepath.Join(checkout, "dev", "example"), filepath.Join(state, "example"))
+	case hasScheme.MatchString(repo):
+		chosen.url = repo
+	case missing != nil && ownerName.MatchString(repo) && !strings.HasPrefix(repo, "."):
+		chosen.url = "https://github.com/" + repo
+	default:
+		chosen.url, err = localRepository(ctx, repo)
 	}
-	if _, err := os.Stat(repo); err != nil && ownerName.MatchString(repo) && !fromHereOut.MatchString(repo) {
-		return repository{url: repo, ref: ref}, nil
-	}
-	url, err := localRepository(ctx, repo)
-	return repository{url: url, ref: ref}, err
+	return chosen, err
 }
 
 // localRepository is the file URL of a git repository at path, a work tree or a bare one.

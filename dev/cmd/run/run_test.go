@@ -98,7 +98,7 @@ func TestARepositoryIsFoundByPathOrURL(t *testing.T) {
 		{"a bare repository", bare, "file://" + bare, ""},
 		{"a relative path", "bare", "file://" + bare, ""},
 		{"a URL", "https://github.com/owner/name", "https://github.com/owner/name", ""},
-		{"an owner and a name", "owner/name", "owner/name", ""},
+		{"an owner and a name", "owner/name", "https://github.com/owner/name", ""},
 		{"a folder wins over owner and name", "a tree/sub", "", "is within the repository " + tree},
 		{"a folder that is no repository", plain, "", plain + " is not a git repository"},
 		{"a path that is not there", "./owner/name", "", "no such file"},
