@@ -1,0 +1,160 @@
+package e2e_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// run, job and step are what the REST API says of them.
+type run struct {
+	ID         string     `json:"id"`
+	Repository string     `json:"repository"`
+	Ref        string     `json:"ref"`
+	HeadSHA    string     `json:"head_sha"`
+	Event      string     `json:"event"`
+	Status     string     `json:"status"`
+	URL        string     `json:"url"`
+	CreatedAt  time.Time  `json:"created_at"`
+	FinishedAt *time.Time `json:"finished_at"`
+	Jobs       []job      `json:"jobs"`
+}
+
+type job struct {
+	ID      string `json:"id"`
+	Name    string `json:"name"`
+	Status  string `json:"status"`
+	Attempt int    `json:"attempt"`
+	Reason  string `json:"reason"`
+	Steps   []step `json:"steps"`
+}
+
+type step struct {
+	Number     int        `json:"number"`
+	Name       string     `json:"name"`
+	Status     string     `json:"status"`
+	ExitCode   *int       `json:"exit_code"`
+	StartedAt  *time.Time `json:"started_at"`
+	FinishedAt *time.Time `json:"finished_at"`
+}
+
+func (r run) final() bool {
+	switch r.Status {
+	case "success", "failure", "error", "cancelled", "skipped":
+		return true
+	}
+	return false
+}
+
+// job is the one with this name.
+func (s *system) job(r run, name string) job {
+	s.t.Helper()
+	for _, j := range r.Jobs {
+		if j.Name == name {
+			return j
+		}
+	}
+	s.t.Fatalf("run %s has no job %q: %+v", r.ID, name, r.Jobs)
+	return job{}
+}
+
+// request asks the gateway as the admin, and returns the answer with its body read.
+func (s *system) request(method, path string, body any, header ...string) (*http.Response, string) {
+	s.t.Helper()
+	var content io.Reader
+	if body != nil {
+		content = bytes.NewReader(encode(body))
+	}
+	request, err := http.NewRequestWithContext(s.t.Context(), method, "http://"+s.addr+path, content)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	request.Header.Set("Authorization", "Bearer "+adminToken)
+	if body != nil {
+		request.Header.Set("Content-Type", "application/json")
+	}
+	for i := 0; i+1 < len(header); i += 2 {
+		request.Header.Set(header[i], header[i+1])
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		s.t.Fatalf("%s %s: %v", method, path, err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		s.t.Fatalf("read answer to %s %s: %v", method, path, err)
+	}
+	return response, string(text)
+}
+
+// ask wants a code and reads the answer's JSON into a value.
+func (s *system) ask(method, path string, body any, code int, into any, header ...string) *http.Response {
+	s.t.Helper()
+	response, text := s.request(method, path, body, header...)
+	if response.StatusCode != code {
+		s.t.Fatalf("%s %s was answered with %d, want %d: %s", method, path, response.StatusCode, code, text)
+	}
+	if into != nil {
+		if err := json.Unmarshal([]byte(text), into); err != nil {
+			s.t.Fatalf("%s %s was not answered with JSON: %v\n%s", method, path, err, text)
+		}
+	}
+	return response
+}
+
+func (s *system) run(id string) run {
+	s.t.Helper()
+	var r run
+	s.ask(http.MethodGet, "/api/v1/runs/"+id, nil, http.StatusOK, &r)
+	return r
+}
+
+// await follows a run until it is as wanted.
+func (s *system) await(id, what string, wanted func(run) bool) run {
+	s.t.Helper()
+	var last run
+	defer func() {
+		if !wanted(last) { // eventually has given up
+			s.t.Logf("run %s is %s", id, encode(last))
+		}
+	}()
+	eventually(s.t, time.Minute, "run "+id+" "+what, func() bool {
+		last = s.run(id)
+		return wanted(last)
+	})
+	return last
+}
+
+// finish follows a run to its end and wants this status of it.
+func (s *system) finish(id, status string) run {
+	s.t.Helper()
+	r := s.await(id, "ends", run.final)
+	if r.Status != status {
+		s.t.Fatalf("run %s ended with %s, want %s: %s", id, r.Status, status, encode(r))
+	}
+	return r
+}
+
+// log is a job's whole log.
+func (s *system) log(j job) string {
+	s.t.Helper()
+	response, text := s.request(http.MethodGet, "/api/v1/jobs/"+j.ID+"/log", nil)
+	if kind := response.Header.Get("Content-Type"); response.StatusCode != http.StatusOK || !strings.HasPrefix(kind, "text/plain") {
+		s.t.Fatalf("log of job %s was answered with %d %s: %s", j.ID, response.StatusCode, kind, text)
+	}
+	return text
+}
+
+// page is the HTML of a run's page.
+func (s *system) page(id string) string {
+	s.t.Helper()
+	response, text := s.request(http.MethodGet, "/run/"+id, nil)
+	if kind := response.Header.Get("Content-Type"); response.StatusCode != http.StatusOK || !strings.HasPrefix(kind, "text/html") {
+		s.t.Fatalf("page of run %s was answered with %d %s: %s", id, response.StatusCode, kind, text)
+	}
+	return text
+}
