@@ -26,6 +26,17 @@ type Common struct {
 	OpsAddr           string `envconfig:"OPS_ADDR" desc:"address of /healthz, /readyz and /metrics; empty: off"`
 }
 
+// Validate names the first setting that cannot be.
+func (c Common) Validate() error {
+	if c.DatabaseURL == "" { // set, but to nothing
+		return errors.New("DATABASE_URL is empty")
+	}
+	if _, err := zapcore.ParseLevel(c.LogLevel); err != nil {
+		return fmt.Errorf("LOG_LEVEL: %w", err)
+	}
+	return nil
+}
+
 // Worker is part of the settings of a service that claims.
 type Worker struct {
 	Concurrency int           `envconfig:"CONCURRENCY" default:"4" desc:"jobs at once"`
@@ -74,48 +85,34 @@ func Main(name string, cfg any, run func(context.Context) error) {
 	}
 }
 
-// Load reads the settings into cfg, a pointer to a struct with envconfig tags, and calls Validate on it and on the structs
-// embedded in it. An error names the setting, and never its value when it may be secret.
+// Load reads the settings into cfg, a pointer to a struct with envconfig tags, and calls Validate on what it embeds and on
+// itself. An error names the setting.
 func Load(cfg any) error {
 	if err := envconfig.Process("", cfg); err != nil {
 		var parse *envconfig.ParseError
-		if errors.As(err, &parse) {
-			return fmt.Errorf("%s: %w", parse.KeyName, cause(parse.Err))
+		if errors.As(err, &parse) { // without parse's own text, which quotes the value once more
+			return fmt.Errorf("%s: %w", parse.KeyName, parse.Err)
 		}
 		if name, ok := strings.CutPrefix(err.Error(), "required key "); ok {
-			return fmt.Errorf("%s", strings.Replace(name, " missing value", " is not set", 1))
+			return errors.New(strings.Replace(name, " missing value", " is not set", 1))
 		}
 		return err
 	}
-	if common, ok := reflect.ValueOf(cfg).Elem().FieldByName("Common").Interface().(Common); ok {
-		if common.DatabaseURL == "" {
-			return errors.New("DATABASE_URL is empty")
-		}
-		if _, err := zapcore.ParseLevel(common.LogLevel); err != nil {
-			return fmt.Errorf("LOG_LEVEL: %w", err)
-		}
-	}
 	value := reflect.ValueOf(cfg).Elem()
 	for i := range value.NumField() {
-		if part, ok := value.Field(i).Interface().(interface{ Validate() error }); ok && value.Type().Field(i).Anonymous {
+		if part, ok := value.Field(i).Interface().(validator); ok && value.Type().Field(i).Anonymous {
 			if err := part.Validate(); err != nil {
 				return err
 			}
 		}
 	}
-	if whole, ok := cfg.(interface{ Validate() error }); ok { // its own, or that of what it embeds once more
+	if whole, ok := cfg.(validator); ok { // its own; or, promoted, that of the only part that has one
 		return whole.Validate()
 	}
 	return nil
 }
 
-// cause strips the wrapping of strconv's and time's errors that quotes the value twice.
-func cause(err error) error {
-	if err == nil {
-		return errors.New("cannot be read")
-	}
-	return err
-}
+type validator interface{ Validate() error }
 
 // usage prints a table of the settings.
 func usage(name string, cfg any) error {
