@@ -2,11 +2,15 @@ package e2e_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"io"
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/coder/websocket"
+	"github.com/google/go-cmp/cmp"
 )
 
 // run, job and step are what the REST API says of them.
@@ -113,26 +117,44 @@ func (s *system) run(id string) run {
 	return r
 }
 
-// await follows a run until it is as wanted.
+// await follows a run on the socket of its page until it is as wanted.
 func (s *system) await(id, what string, wanted func(run) bool) run {
 	s.t.Helper()
-	var last run
-	defer func() {
-		if !wanted(last) { // eventually has given up
-			s.t.Logf("run %s is %s", id, encode(last))
+	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
+	defer cancel()
+	conn, _, err := websocket.Dial(ctx, "ws://"+s.addr+"/api/v1/watch?run="+id, //nolint:bodyclose // Dial's response has none to close
+		&websocket.DialOptions{HTTPHeader: http.Header{"Authorization": {"Bearer " + adminToken}}})
+	if err != nil {
+		s.t.Fatalf("watch run %s: %v", id, err)
+	}
+	defer func() { _ = conn.CloseNow() }()
+	conn.SetReadLimit(1 << 20)
+	for last := "nothing"; ; {
+		_, text, err := conn.Read(ctx)
+		if err != nil {
+			s.t.Fatalf("waited for run %s until it %s: %v; last was %s", id, what, err, last)
 		}
-	}()
-	eventually(s.t, time.Minute, "run "+id+" "+what, func() bool {
-		last = s.run(id)
-		return wanted(last)
-	})
-	return last
+		var message struct {
+			Type string `json:"type"`
+			Run  run    `json:"run"`
+		}
+		if err := json.Unmarshal(text, &message); err != nil {
+			s.t.Fatalf("the socket of run %s said what is no JSON: %s", id, text)
+		}
+		if message.Type == "run" && wanted(message.Run) {
+			return message.Run
+		}
+		last = string(text)
+	}
 }
 
 // finish follows a run to its end and wants this status of it.
 func (s *system) finish(id, status string) run {
 	s.t.Helper()
 	r := s.await(id, "ends", run.final)
+	if diff := cmp.Diff(s.run(id), r); diff != "" {
+		s.t.Errorf("the socket's run is not that of the API (-API +socket):\n%s", diff)
+	}
 	if r.Status != status {
 		s.t.Fatalf("run %s ended with %s, want %s: %s", id, r.Status, status, encode(r))
 	}

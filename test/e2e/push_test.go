@@ -173,7 +173,7 @@ jobs:
 	}
 	var problem struct{ Type, Title, Code, Field, Detail string }
 	ask["ref"] = "main"
-	response = s.ask(http.MethodPost, "/api/v1/runs", ask, http.StatusConflict, &problem, "Idempotency-Key", "first")
+	response = s.ask(http.MethodPost, "/api/v1/runs", ask, http.StatusUnprocessableEntity, &problem, "Idempotency-Key", "first")
 	if kind := response.Header.Get("Content-Type"); kind != "application/problem+json" || problem.Code == "" || problem.Title == "" {
 		t.Errorf("the same key on another request is answered with %s %+v, want a problem", kind, problem)
 	}
