@@ -38,7 +38,7 @@ func claimFolder() (string, *os.File, error) {
 }
 
 func lockFolder(folder string) (*os.File, error) {
-	f, err := os.Open(folder) //nolint:gosec // our own name
+	f, err := os.Open(folder)
 	if err != nil {
 		return nil, err
 	}

@@ -175,7 +175,7 @@ func (c *Client) git(ctx context.Context, cmd command) error {
 	// Nothing that git starts can exceed the limits; sh is gone once it has set them. ulimit counts 512 bytes. With the
 	// signal ignored git gets an error that it can tell us.
 	limited := append([]string{"-c", `trap "" XFSZ && ulimit -f "$0" && ulimit -c 0 && exec git "$@"`, fmt.Sprint(c.settings.MaxBytes / 512)}, cmd.args...)
-	p := exec.CommandContext(ctx, "/bin/sh", limited...) //nolint:gosec // the arguments are ours, and what is not follows --end-of-options
+	p := exec.CommandContext(ctx, "/bin/sh", limited...)
 	p.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + c.folder, "TMPDIR=" + c.folder, "LC_ALL=C",
 		"GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=" + filepath.Join(c.folder, "gitconfig"), "GIT_ATTR_NOSYSTEM=1",

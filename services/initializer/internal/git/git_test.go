@@ -487,7 +487,7 @@ func TestHooksAndConfigurationOfOthersDoNotCount(t *testing.T) {
 	home := t.TempDir()
 	mark := filepath.Join(home, "mark")
 	script := filepath.Join(home, "hook")
-	if err := os.WriteFile(script, []byte("#!/bin/sh\ntouch "+mark+"\n"), 0o700); err != nil { //nolint:gosec // a hook must be executable
+	if err := os.WriteFile(script, []byte("#!/bin/sh\ntouch "+mark+"\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	config := "[core]\n\thooksPath = " + home + "\n\tfsmonitor = " + script + "\n[credential]\n\thelper = !" + script + "\n[url \"file:///nowhere/\"]\n\tinsteadOf = file:///\n"
