@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"sync"
 	"syscall"
@@ -26,6 +27,9 @@ type Options struct {
 	Output func(p []byte)
 	// Shared keeps the job in the machine's PID namespace, as happens by itself where none can be had.
 	Shared bool
+	// Hold, if any, is a file that stays open while the supervisor lives, also when the runner does not: whoever
+	// gets a lock on it knows that the job's processes are gone.
+	Hold *os.File
 }
 
 // Command is a process to start.
@@ -34,6 +38,9 @@ type Command struct {
 	Env  []string // all of it: nothing is inherited
 	Dir  string
 	UID  uint32 // and gid, without further groups; 0 stays as the runner is
+
+	// Output takes what is written until the process itself ends, in place of Options.Output.
+	Output func(p []byte)
 }
 
 // Exit is how a process ended.
@@ -65,6 +72,7 @@ type Session struct {
 // Process is a command that was started.
 type Process struct {
 	program string
+	output  func([]byte)
 	done    chan struct{}
 	exit    Exit
 	err     error
@@ -91,6 +99,9 @@ func Start(o Options) (*Session, error) {
 		Stderr:      &s.crash,
 		SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
 		WaitDelay:   flushBound,
+	}
+	if o.Hold != nil {
+		s.cmd.ExtraFiles = []*os.File{o.Hold}
 	}
 	var err error
 	if s.stdin, err = s.cmd.StdinPipe(); err != nil {
@@ -122,7 +133,10 @@ func (s *Session) Isolated() bool { return s.isolated }
 
 // Start starts a process. That the program cannot be started is told by Wait.
 func (s *Session) Start(c Command) *Process {
-	p := &Process{program: c.Args[0], done: make(chan struct{})}
+	p := &Process{program: c.Args[0], output: c.Output, done: make(chan struct{})}
+	if p.output == nil {
+		p.output = s.options.Output
+	}
 	s.mu.Lock()
 	s.nextID++
 	id := s.nextID
@@ -256,7 +270,7 @@ func (s *Session) read(stdout io.Reader, hello, alive chan<- struct{}) {
 				hello = nil
 			}
 		case kindOutput:
-			s.options.Output(f.text)
+			s.output(f.id)(f.text)
 		case kindExit:
 			s.finish(f.id, Exit{Code: int(f.value)}, nil)
 		case kindSignal:
@@ -286,6 +300,16 @@ func (s *Session) read(stdout io.Reader, hello, alive chan<- struct{}) {
 		close(p.done)
 	}
 	close(s.ended)
+}
+
+// output is who takes the output of a process; what comes after its end is its children's.
+func (s *Session) output(id uint32) func([]byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p, ok := s.running[id]; ok {
+		return p.output
+	}
+	return s.options.Output
 }
 
 // finish ends the wait for a process, once.

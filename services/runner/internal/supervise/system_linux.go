@@ -163,7 +163,7 @@ func killOrphans() error {
 			orphan.signal(unix.SIGKILL)
 			_, _ = unix.Wait4(orphan.pid, nil, unix.WNOHANG, nil)
 		}
-		time.Sleep(killEvery) // they die, and their children become ours
+		<-time.After(killEvery) // they die, and their children become ours
 	}
 }
 

@@ -1,0 +1,79 @@
+package executor
+
+import (
+	"maps"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/lockstep-ci/lockstep/pkg/jobs"
+	"github.com/lockstep-ci/lockstep/services/runner/internal/process"
+)
+
+// passed are the runner's variables that every step sees, where the runner has them. What else it has stays its own.
+var passed = regexp.MustCompile(`^(PATH|LANG|LC_[A-Z]+|TZ|SSL_CERT_FILE|SSL_CERT_DIR)$`)
+
+// defaultPath is what a runner without a PATH gives its steps.
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// Inherited returns those of the runner's own variables that steps see: the fixed list, and what the operator names.
+func Inherited(names []string) map[string]string {
+	inherited := map[string]string{"PATH": defaultPath}
+	for _, variable := range os.Environ() {
+		name, value, _ := strings.Cut(variable, "=")
+		if passed.MatchString(name) || slices.Contains(names, name) {
+			inherited[name] = value
+		}
+	}
+	return inherited
+}
+
+// environment is that of every step of a job, before what the workflow adds.
+func environment(job *jobs.Job, sha string, box *process.Box, inherited map[string]string) map[string]string {
+	env := maps.Clone(inherited)
+	maps.Copy(env, map[string]string{
+		"CI":                "true",
+		"HOME":              box.Home,
+		"TMPDIR":            box.Temp,
+		"GITHUB_WORKSPACE":  box.Work,
+		"GITHUB_SHA":        sha,
+		"GITHUB_REF":        job.Ref,
+		"GITHUB_REF_NAME":   refName(job.Ref),
+		"GITHUB_REPOSITORY": repositoryName(job.Repository),
+		"GITHUB_EVENT_NAME": job.Event,
+		"GITHUB_ACTOR":      job.Author,
+		"LOCKSTEP_RUN_ID":   itoa(job.RunID),
+		"LOCKSTEP_JOB_ID":   itoa(job.ID),
+	})
+	return env
+}
+
+// refName is a ref as people write it. GitHub's name of refs/pull/7/merge is 7/merge.
+func refName(ref string) string {
+	for _, prefix := range []string{"refs/heads/", "refs/tags/", "refs/pull/"} {
+		if name, ok := strings.CutPrefix(ref, prefix); ok {
+			return name
+		}
+	}
+	return ref
+}
+
+// repositoryName is owner/name: the last two parts of the URL.
+func repositoryName(url string) string {
+	parts := strings.Split(strings.TrimSuffix(url, "/"), "/")
+	return strings.Join(parts[max(0, len(parts)-2):], "/")
+}
+
+// list has the form that processes take, later maps winning.
+func list(layers ...map[string]string) []string {
+	env := map[string]string{}
+	for _, layer := range layers {
+		maps.Copy(env, layer)
+	}
+	var all []string
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		all = append(all, name+"="+env[name])
+	}
+	return all
+}
