@@ -164,27 +164,29 @@ func nudge(c chan struct{}) {
 
 // claimLoop fills the free slots: on a wake, when a slot becomes free, and on a timer that alone is enough.
 func (w *worker) claimLoop(ctx, life context.Context) {
+	backlog := false // the last claim got all it asked for: there may be more
 	for ctx.Err() == nil {
 		began := time.Now()
-		wait := jitter(w.stage.Poll)
 		if id, free := w.ready(); id != 0 && free > 0 {
-			jobs, err := w.claim(ctx, id, min(free, maxClaim))
-			switch {
-			case err != nil && ctx.Err() == nil:
+			asked := min(free, maxClaim)
+			jobs, err := w.claim(ctx, id, asked)
+			if err != nil {
 				w.log.Warn("could not claim", zap.Error(err))
-			case len(jobs) == min(free, maxClaim):
-				nudge(w.look) // there may be more
 			}
 			for _, job := range jobs {
 				w.start(life, job)
 			}
-		}
-		if rest := claimEvery - time.Since(began); rest > 0 { // debounce; what wakes us meanwhile stays pending
-			if !sleep(ctx, rest) {
-				return
+			backlog = len(jobs) == asked
+			if backlog && asked < free {
+				continue
 			}
 		}
-		timer := time.NewTimer(wait)
+		// Wakes debounce on both edges: this look answered the first, and what comes until then waits for the next.
+		// Behind a backlog the only wake that matters is a free slot.
+		if rest := claimEvery - time.Since(began); rest > 0 && !backlog && !sleep(ctx, rest) {
+			return
+		}
+		timer := time.NewTimer(jitter(w.stage.Poll))
 		select {
 		case <-ctx.Done():
 		case <-w.look:
