@@ -1,0 +1,120 @@
+// Package problem answers requests that cannot be served, as application/problem+json (RFC 9457).
+package problem
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"go.uber.org/zap"
+
+	"github.com/lockstep-ci/lockstep/pkg/jobs"
+)
+
+// Problem is what went wrong, in words for people and in a code for programs. Codes are part of the API: they stay.
+type Problem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Code   string `json:"code"`
+	Field  string `json:"field,omitempty"` // the field, parameter or header that is wrong
+	Detail string `json:"detail"`
+}
+
+// New is a problem with an HTTP status, a code and a sentence that says what to do about it.
+func New(status int, code, detail string) *Problem {
+	return &Problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Code: code, Detail: detail}
+}
+
+// In is New with the field, parameter or header that is wrong.
+func In(field string, status int, code, detail string) *Problem {
+	p := New(status, code, detail)
+	p.Field = field
+	return p
+}
+
+// Error makes a Problem an error, so that handlers return it.
+func (p *Problem) Error() string {
+	if p.Field != "" {
+		return p.Field + ": " + p.Detail
+	}
+	return p.Detail
+}
+
+// Of is the problem that an error means to a client. What is our own fault is told without its details.
+func Of(err error) *Problem {
+	var p *Problem
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &p):
+		return p
+	case errors.As(err, &tooLarge):
+		return New(http.StatusRequestEntityTooLarge, "body_too_large", fmt.Sprintf("the body may have at most %d bytes", tooLarge.Limit))
+	case errors.Is(err, jobs.ErrNotFound):
+		return New(http.StatusNotFound, "not_found", "there is no such run or job")
+	case errors.Is(err, jobs.ErrEnded):
+		return New(http.StatusConflict, "run_ended", "the run has ended; a final state is never left")
+	case errors.Is(err, jobs.ErrKeyReused):
+		return In("Idempotency-Key", http.StatusUnprocessableEntity, "idempotency_key_reused", "this key was used for another request; use a new one")
+	case databaseAway(err):
+		return New(http.StatusServiceUnavailable, "database_unavailable", "the database does not answer; try again")
+	}
+	return New(http.StatusInternalServerError, "internal", "something went wrong here; the log of api-gateway says what")
+}
+
+// databaseAway reports whether an error comes from a PostgreSQL that is gone, starting, stopping or overloaded: the same
+// request may succeed later.
+func databaseAway(err error) bool {
+	var answer *pgconn.PgError
+	if errors.As(err, &answer) {
+		switch answer.Code[:2] { // classes of PostgreSQL's appendix A
+		case "08", "40", "53", "57": // connection, rolled back, out of resources, operator (shutdown, timeout)
+			return true
+		}
+		return false
+	}
+	var connect *pgconn.ConnectError
+	var network net.Error
+	return errors.As(err, &connect) || errors.As(err, &network) || pgconn.SafeToRetry(err) || pgconn.Timeout(err) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// Write answers with the problem that err means, and logs it when it is not the client's.
+func Write(w http.ResponseWriter, r *http.Request, log *zap.Logger, err error) {
+	p := Of(err)
+	Log(r, log, p, err)
+	Headers(w, p)
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(p.Status)
+	_ = json.NewEncoder(w).Encode(p) // a client that has gone needs no answer
+}
+
+// Headers sets what every answer with this problem carries, however its body looks.
+func Headers(w http.ResponseWriter, p *Problem) {
+	w.Header().Set("Cache-Control", "no-store")
+	if p.Status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "2") // seconds
+	}
+}
+
+// Log writes a problem of ours down; a client's mistake, or its going away, is not worth a line.
+func Log(r *http.Request, log *zap.Logger, p *Problem, err error) {
+	if p.Status < http.StatusInternalServerError || r.Context().Err() != nil {
+		return
+	}
+	log.Error("request not served", zap.String("method", r.Method), zap.String("path", r.URL.Path), zap.String("code", p.Code), zap.Error(err))
+}
+
+// Handler serves a function that returns its problem instead of writing it.
+func Handler(log *zap.Logger, serve func(http.ResponseWriter, *http.Request) error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := serve(w, r); err != nil {
+			Write(w, r, log, err)
+		}
+	})
+}
