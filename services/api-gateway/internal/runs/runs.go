@@ -1,0 +1,184 @@
+// Package runs accepts and shows runs, whichever interface asks.
+package runs
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/lockstep-ci/lockstep/pkg/jobs"
+)
+
+// Summary is a run without its jobs. Unknown values are nil.
+type Summary struct {
+	ID          string      `json:"id" db:"id"`
+	Repository  string      `json:"repository" db:"repository"`
+	Ref         *string     `json:"ref" db:"ref"`
+	HeadSHA     *string     `json:"head_sha" db:"head_sha"`
+	Event       string      `json:"event" db:"event"`
+	PullRequest *int        `json:"pull_request" db:"pull_request"`
+	Title       *string     `json:"title" db:"title"`   // the commit's first line, or the pull request's title
+	Author      *string     `json:"author" db:"author"` // who caused it
+	Status      jobs.Status `json:"status" db:"status"`
+	URL         string      `json:"url" db:"-"` // of the page that follows it
+	CreatedAt   time.Time   `json:"created_at" db:"created_at"`
+	FinishedAt  *time.Time  `json:"finished_at" db:"finished_at"`
+}
+
+// Run is a run with its jobs, as one moment of the database shows it.
+type Run struct {
+	Summary
+	Version int64 `json:"version" db:"version"` // rises with every change that anybody could see
+	Jobs    []Job `json:"jobs" db:"jobs"`
+}
+
+// Job is one job of a run with the steps of its latest attempt.
+type Job struct {
+	ID         string      `json:"id"`
+	Name       string      `json:"name"`
+	Status     jobs.Status `json:"status"`
+	Attempt    int         `json:"attempt"` // which claim of the job this is; 0: none yet
+	Reason     string      `json:"reason"`  // why it waits, or why it ended so
+	StartedAt  *time.Time  `json:"started_at"`
+	FinishedAt *time.Time  `json:"finished_at"`
+	Steps      []Step      `json:"steps"`
+}
+
+// Step is one step of a job.
+type Step struct {
+	Number     int        `json:"number"`
+	Name       string     `json:"name"`
+	Status     string     `json:"status"` // pending, running, success, failure, cancelled, skipped or error
+	ExitCode   *int       `json:"exit_code"`
+	StartedAt  *time.Time `json:"started_at"`
+	FinishedAt *time.Time `json:"finished_at"`
+	LogOffset  *int64     `json:"log_offset"` // first byte of its output in the attempt's log
+}
+
+//go:embed queries/*.sql
+var queryFiles embed.FS
+
+func query(name string) string {
+	text, err := queryFiles.ReadFile("queries/" + name + ".sql")
+	if err != nil {
+		panic(err) // the files are part of the binary
+	}
+	return string(text)
+}
+
+// Service accepts and shows runs.
+type Service struct {
+	db        *jobs.DB
+	publicURL string // without a final slash
+}
+
+// New serves from db; publicURL is where people find the pages, without a final slash.
+func New(db *jobs.DB, publicURL string) *Service {
+	return &Service{db: db, publicURL: publicURL}
+}
+
+// Get returns one run, or jobs.ErrNotFound.
+func (s *Service) Get(ctx context.Context, id int64) (Run, error) {
+	found, err := s.Read(ctx, []int64{id})
+	if err != nil {
+		return Run{}, err
+	}
+	if len(found) == 0 {
+		return Run{}, fmt.Errorf("read run %d: %w", id, jobs.ErrNotFound)
+	}
+	return found[0], nil
+}
+
+// Read returns those of the runs that exist, the newest first, in one statement.
+func (s *Service) Read(ctx context.Context, ids []int64) ([]Run, error) {
+	found, err := collect(ctx, s, "read", pgx.NamedArgs{"runs": ids}, pgx.RowToStructByName[Run])
+	for i := range found {
+		found[i].URL = s.pageURL(found[i].ID)
+	}
+	return found, err
+}
+
+// Latest returns the newest runs whose id is below before, at most limit of them.
+func (s *Service) Latest(ctx context.Context, before int64, limit int) ([]Run, error) {
+	ids, err := collect(ctx, s, "latest", pgx.NamedArgs{"before": before, "limit": limit}, pgx.RowTo[int64])
+	if err != nil {
+		return nil, err
+	}
+	return s.Read(ctx, ids)
+}
+
+// Summaries returns the newest runs without their jobs, at most limit of them.
+func (s *Service) Summaries(ctx context.Context, limit int) ([]Summary, error) {
+	found, err := collect(ctx, s, "summaries", pgx.NamedArgs{"limit": limit}, pgx.RowToStructByName[Summary])
+	for i := range found {
+		found[i].URL = s.pageURL(found[i].ID)
+	}
+	return found, err
+}
+
+// Versions returns the version of each of the runs that exists.
+func (s *Service) Versions(ctx context.Context, ids []int64) (map[int64]int64, error) {
+	rows, err := s.db.Pool().Query(ctx, query("versions"), pgx.NamedArgs{"runs": ids})
+	if err != nil {
+		return nil, fmt.Errorf("read versions of runs: %w", err)
+	}
+	versions := map[int64]int64{}
+	var id, version int64
+	_, err = pgx.ForEachRow(rows, []any{&id, &version}, func() error { versions[id] = version; return nil })
+	if err != nil {
+		return nil, fmt.Errorf("read versions of runs: %w", err)
+	}
+	return versions, nil
+}
+
+// Place is where a job belongs.
+type Place struct {
+	Run     int64
+	Attempt int       // the latest; 0: none yet
+	LogDay  time.Time // part of the key of its log
+}
+
+// PlaceOf returns where a job belongs, or jobs.ErrNotFound.
+func (s *Service) PlaceOf(ctx context.Context, job int64) (place Place, err error) {
+	err = s.db.Pool().QueryRow(ctx, query("place_of"), pgx.NamedArgs{"job": job}).Scan(&place.Run, &place.Attempt, &place.LogDay)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = jobs.ErrNotFound
+	}
+	if err != nil {
+		return Place{}, fmt.Errorf("read job %d: %w", job, err)
+	}
+	return place, nil
+}
+
+// Cancel asks for a run's end and returns the run as it is then.
+func (s *Service) Cancel(ctx context.Context, id int64) (Run, error) {
+	if err := s.db.Cancel(ctx, id); err != nil {
+		return Run{}, err
+	}
+	return s.Get(ctx, id)
+}
+
+func (s *Service) pageURL(id string) string { return s.publicURL + "/run/" + id }
+
+// ParseID reads the id of a run or job: decimal digits, from 1.
+func ParseID(text string) (int64, bool) {
+	id, err := strconv.ParseInt(text, 10, 64)
+	return id, err == nil && id > 0 && strconv.FormatInt(id, 10) == text
+}
+
+func collect[T any](ctx context.Context, s *Service, name string, args pgx.NamedArgs, row pgx.RowToFunc[T]) ([]T, error) {
+	rows, err := s.db.Pool().Query(ctx, query(name), args)
+	if err != nil {
+		return nil, fmt.Errorf("read runs (%s): %w", name, err)
+	}
+	found, err := pgx.CollectRows(rows, row)
+	if err != nil {
+		return nil, fmt.Errorf("read runs (%s): %w", name, err)
+	}
+	return found, nil
+}
