@@ -1,0 +1,92 @@
+package rest
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"unicode/utf8"
+
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/problem"
+)
+
+// readObject reads a JSON object of strings into fields. A name is taken as it is spelled and once: encoding/json would
+// also take REPOSITORY for repository, and the last of two. null is the same as absent.
+func readObject(w http.ResponseWriter, r *http.Request, fields map[string]*string) error {
+	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || kind != "application/json" {
+		return problem.In("Content-Type", http.StatusUnsupportedMediaType, "unsupported_media_type", "send application/json")
+	}
+	body, err := readBody(w, r)
+	if err != nil {
+		return err
+	}
+	if !utf8.Valid(body) {
+		return problem.New(http.StatusBadRequest, "invalid_json", "the body is not UTF-8")
+	}
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	token, err := decoder.Token()
+	if err != nil || token != json.Delim('{') {
+		return problem.New(http.StatusBadRequest, "invalid_json", "the body must be one JSON object")
+	}
+	seen := map[string]bool{}
+	for decoder.More() {
+		token, err := decoder.Token()
+		name, isName := token.(string)
+		if err != nil || !isName {
+			return malformed(err)
+		}
+		var value json.RawMessage
+		if err := decoder.Decode(&value); err != nil {
+			return malformed(err)
+		}
+		field, known := fields[name]
+		switch {
+		case !known:
+			return problem.In(name, http.StatusBadRequest, "unknown_field", "this request knows no such field")
+		case seen[name]:
+			return problem.In(name, http.StatusBadRequest, "invalid_field", "is there twice")
+		case json.Unmarshal(value, field) != nil:
+			return problem.In(name, http.StatusBadRequest, "invalid_field", "must be a string")
+		}
+		seen[name] = true
+	}
+	if _, err := decoder.Token(); err != nil { // the closing brace
+		return malformed(err)
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return problem.New(http.StatusBadRequest, "invalid_json", "something follows the JSON object")
+	}
+	return nil
+}
+
+// readNothing refuses a body where none has a meaning; an empty JSON object is none.
+func readNothing(w http.ResponseWriter, r *http.Request) error {
+	if r.ContentLength == 0 {
+		return nil
+	}
+	return readObject(w, r, nil)
+}
+
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return nil, err
+	case err != nil:
+		return nil, problem.New(http.StatusBadRequest, "incomplete_body", "the body did not arrive")
+	}
+	return body, nil
+}
+
+func malformed(err error) error {
+	var syntax *json.SyntaxError
+	if errors.As(err, &syntax) {
+		return problem.New(http.StatusBadRequest, "invalid_json", fmt.Sprintf("the JSON is wrong at byte %d: %s", syntax.Offset, syntax))
+	}
+	return problem.New(http.StatusBadRequest, "invalid_json", "the JSON ends too early")
+}
