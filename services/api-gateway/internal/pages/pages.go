@@ -1,0 +1,159 @@
+// Package pages serves what people look at: the list of runs and the page that follows one. The pages show the state
+// without JavaScript; their scripts then follow it over the WebSocket of package watch.
+package pages
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"fmt"
+	"html/template"
+	"io/fs"
+	"mime"
+	"net/http"
+	"path"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/lockstep-ci/lockstep/pkg/jobs"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/problem"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/runs"
+)
+
+const listed = 30 // runs on the first page, as many as the socket tells
+
+var (
+	//go:embed templates/*.html
+	templateFiles embed.FS
+	//go:embed static
+	staticFiles embed.FS
+
+	templates = template.Must(template.New("").Funcs(template.FuncMap{
+		"duration": duration,
+		"name":     repositoryName,
+		"short":    func(sha string) string { return sha[:min(len(sha), 10)] },
+		"branch":   branch,
+		"iso":      func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"stamp":    func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
+		"exit": func(code *int) string {
+			if code == nil || *code == 0 {
+				return ""
+			}
+			return fmt.Sprintf("exit code %d", *code)
+		},
+	}).ParseFS(templateFiles, "templates/*.html"))
+)
+
+// Pages serves the pages and what they are made of.
+type Pages struct {
+	runs   *runs.Service
+	log    *zap.Logger
+	assets map[string]asset
+}
+
+type asset struct {
+	content []byte
+	etag    string
+}
+
+// New shows what service knows.
+func New(service *runs.Service, log *zap.Logger) *Pages {
+	p := &Pages{runs: service, log: log, assets: map[string]asset{}}
+	files, _ := fs.Glob(staticFiles, "static/*") // the pattern is right
+	for _, name := range files {
+		content, err := staticFiles.ReadFile(name)
+		if err != nil {
+			panic(err) // part of the binary
+		}
+		sum := sha256.Sum256(content)
+		p.assets[path.Base(name)] = asset{content, `"` + hex.EncodeToString(sum[:8]) + `"`}
+	}
+	return p
+}
+
+// Index answers GET /: the latest runs.
+func (p *Pages) Index(w http.ResponseWriter, r *http.Request) {
+	list, err := p.runs.Summaries(r.Context(), listed)
+	p.show(w, r, "index.html", list, err)
+}
+
+// Run answers GET /run/{id}.
+func (p *Pages) Run(w http.ResponseWriter, r *http.Request) {
+	id, valid := runs.ParseID(r.PathValue("id"))
+	if !valid {
+		p.show(w, r, "run.html", nil, jobs.ErrNotFound)
+		return
+	}
+	run, err := p.runs.Get(r.Context(), id)
+	p.show(w, r, "run.html", run, err)
+}
+
+// Static answers GET /static/{file}.
+func (p *Pages) Static(w http.ResponseWriter, r *http.Request) error {
+	name := r.PathValue("file")
+	found, ok := p.assets[name]
+	if !ok {
+		return problem.New(http.StatusNotFound, "not_found", "there is no such file")
+	}
+	w.Header().Set("Content-Type", mime.TypeByExtension(path.Ext(name)))
+	w.Header().Set("Cache-Control", "no-cache") // ask each time: the answer is 304 until the next release
+	w.Header().Set("ETag", found.etag)
+	http.ServeContent(w, r, name, time.Time{}, bytes.NewReader(found.content))
+	return nil
+}
+
+// show answers with a page, or with one that says why there is none.
+func (p *Pages) show(w http.ResponseWriter, r *http.Request, name string, data any, err error) {
+	status := http.StatusOK
+	if err != nil {
+		wrong := problem.Of(err)
+		problem.Log(r, p.log, wrong, err)
+		problem.Headers(w, wrong)
+		status, name, data = wrong.Status, "problem.html", wrong
+	}
+	var page bytes.Buffer // whole, or not at all
+	if err := templates.ExecuteTemplate(&page, name, data); err != nil {
+		problem.Write(w, r, p.log, err)
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = w.Write(page.Bytes()) // a client that has gone needs no answer
+}
+
+// duration is how long something took, or has taken so far: 850 ms, 12 s, 3 min 20 s, 1 h 5 min.
+func duration(from, to *time.Time) string {
+	if from == nil {
+		return ""
+	}
+	end := time.Now()
+	if to != nil {
+		end = *to
+	}
+	d := max(end.Sub(*from), 0)
+	switch {
+	case d < time.Second:
+		return d.Round(time.Millisecond).String()
+	case d < time.Hour:
+		return d.Round(time.Second).String()
+	}
+	return strings.TrimSuffix(d.Round(time.Minute).String(), "0s")
+}
+
+// repositoryName is what people call a repository: owner/name.
+func repositoryName(url string) string {
+	if rest, ok := strings.CutPrefix(url, "https://"); ok {
+		_, rest, _ = strings.Cut(rest, "/")
+		return rest
+	}
+	return path.Base(url)
+}
+
+// branch is a ref without the folder that every branch or tag is in.
+func branch(ref string) string {
+	return strings.TrimPrefix(strings.TrimPrefix(ref, "refs/heads/"), "refs/tags/")
+}
