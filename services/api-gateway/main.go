@@ -1,0 +1,50 @@
+// Command api-gateway is the way in: webhooks and the API make runs; pages, API and WebSocket show them.
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+
+	"go.uber.org/zap"
+
+	"github.com/lockstep-ci/lockstep/pkg/jobs"
+	"github.com/lockstep-ci/lockstep/pkg/jobs/service"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/gateway"
+)
+
+const name = "api-gateway"
+
+func main() { service.Main(name, &config{}, run) }
+
+func run(ctx context.Context) error {
+	var cfg config
+	if err := service.Load(&cfg); err != nil {
+		return err
+	}
+	log, err := service.NewLogger(cfg.LogLevel)
+	if err != nil {
+		return err
+	}
+	db, err := jobs.Open(ctx, cfg.DatabaseURL, jobs.Options{App: name, ListenURL: cfg.ListenDatabaseURL, Log: log})
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	if err := service.ServeOps(ctx, cfg.OpsAddr, db, log); err != nil {
+		return err
+	}
+
+	listener, err := net.Listen("tcp", cfg.HTTPAddr)
+	if err != nil {
+		return fmt.Errorf("HTTP_ADDR: %w", err)
+	}
+	publicURL := cfg.publicURL(listener.Addr())
+	log.Info("serving", zap.String("addr", listener.Addr().String()), zap.String("public_url", publicURL))
+	return gateway.New(db, gateway.Options{
+		AdminToken:     cfg.AdminToken,
+		WebhookSecrets: cfg.WebhookSecret,
+		PublicURL:      publicURL,
+		AnonymousRead:  cfg.AnonymousRead,
+	}, log).Serve(ctx, listener)
+}
