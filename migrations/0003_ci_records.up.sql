@@ -115,7 +115,7 @@ CREATE TABLE ci_reports (
     attempt      integer NOT NULL DEFAULT 0, -- tries since the last change of version
     claim_token  uuid,
     deadline_at  timestamptz,                -- when another notifier may take it over
-    not_before   timestamptz NOT NULL DEFAULT '-infinity', -- end of a backoff
+    not_before   timestamptz NOT NULL DEFAULT clock_timestamp(), -- end of a backoff; else since when it waits: who waits longest comes first
     reason       text NOT NULL DEFAULT '',   -- why it was skipped or is retried
     changed_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT one_report_for_one_context UNIQUE (repository, sha, context),

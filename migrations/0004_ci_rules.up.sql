@@ -284,7 +284,7 @@ $$
     SET    run_id = EXCLUDED.run_id, job_id = EXCLUDED.job_id, state = EXCLUDED.state, description = EXCLUDED.description,
            version = old.version + 1, changed_at = clock_timestamp(),
            status = CASE old.status WHEN 'notifying' THEN 'notifying' ELSE 'pending' END, -- one in flight per context
-           attempt = 0, reason = '' -- not_before stays: GitHub's wish to wait outlives the version
+           attempt = 0, reason = '', not_before = greatest(old.not_before, clock_timestamp()) -- GitHub's wish to wait outlives the version
     WHERE  old.run_id <= EXCLUDED.run_id
     AND    (old.job_id, old.state) IS DISTINCT FROM (EXCLUDED.job_id, EXCLUDED.state)
 $$;

@@ -163,7 +163,7 @@ func waitForSchema(ctx context.Context, pool *pgxpool.Pool, log *zap.Logger) err
 			return nil
 		}
 		if ctx.Err() != nil {
-			return fmt.Errorf("wait for the database: %w", err)
+			return fmt.Errorf("wait for the database: %w", ctx.Err())
 		}
 		var failure *pgconn.PgError
 		if errors.As(err, &failure) {
@@ -174,7 +174,7 @@ func waitForSchema(ctx context.Context, pool *pgxpool.Pool, log *zap.Logger) err
 		}
 		log.Warn("waiting for the database", zap.Error(err))
 		if !wait.sleep(ctx) {
-			return fmt.Errorf("wait for the database: %w", err)
+			return fmt.Errorf("wait for the database: %w", ctx.Err())
 		}
 	}
 }

@@ -64,7 +64,7 @@ func (w Worker) Validate() error {
 }
 
 // Main runs a service until SIGINT or SIGTERM. An error is printed as one line `<name>: <error>`, and the process exits
-// with 1. `--help` prints the settings of cfg. The process's environment is hidden from other processes of the same user,
+// with 1; one that says no more than that ctx has ended is none. `--help` prints the settings of cfg. The process's environment is hidden from other processes of the same user,
 // because it holds credentials and user code may run beside it.
 func Main(name string, cfg any, run func(context.Context) error) {
 	hide()
@@ -78,8 +78,9 @@ func Main(name string, cfg any, run func(context.Context) error) {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx)
+	stopped := ctx.Err() != nil
 	stop()
-	if err != nil {
+	if err != nil && !(stopped && errors.Is(err, context.Canceled)) { // told to stop before it had begun
 		fmt.Fprintf(os.Stderr, "%s: %s\n", name, strings.ReplaceAll(err.Error(), "\n", "; "))
 		os.Exit(1)
 	}
