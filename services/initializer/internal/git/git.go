@@ -277,29 +277,34 @@ func (c *Client) clean(s string) string {
 	return s
 }
 
-// faults are what git says when the fault lies with the repository or with what was asked for, and what we say then.
-// What is not in here is taken for a failure of the way there, which is tried again: names that do not resolve, refused
-// connections, timeouts, 5xx.
+// faults are what git says when the fault lies with the repository or with what was asked for, and what we say then; {} is
+// what git said. What is not in here is taken for a failure of the way there, which is tried again: names that do not
+// resolve, refused connections, timeouts, 5xx.
 var faults = []struct{ git, we string }{
 	{"not our ref", "the commit does not exist in the repository"},
 	{"did not contain all necessary objects", "the commit does not exist in the repository"},
-	{"unadvertised object", "the server gives out no commits that are not the tip of a branch or tag"},
 	{"couldn't find remote ref", "the commit does not exist in the repository"},
-	{"does not appear to be a git repository", "there is no such repository"},
-	{"returned error: 30", "the repository has moved, and redirects are not followed: use its present address"},
-	{"unable to update url base from redirection", "the repository has moved, and redirects are not followed: use its present address"},
+	{"unadvertised object", "the server gives out no commits that are not the tip of a branch or tag"},
+	{"does not appear to be a git repository", noSuchRepository},
+	{"returned error: 404", noSuchRepository},
+	{"returned error: 410", noSuchRepository},
+	{"returned error: 30", moved},
+	{"unable to update url base from redirection", moved},
 	{"could not read Username", "the repository does not exist, or asks for a login that the initializer does not have (GIT_TOKEN)"},
 	{"could not read Password", "the repository does not exist, or asks for a login that the initializer does not have (GIT_TOKEN)"},
 	{"Authentication failed", "the repository does not exist, or refuses the initializer's login (GIT_TOKEN)"},
 	{"returned error: 401", "the repository does not exist, or refuses the initializer's login (GIT_TOKEN)"},
-	{"returned error: 403", "the server refuses access to the repository"},
-	{"returned error: 404", "there is no such repository"},
-	{"returned error: 410", "there is no such repository"},
-	{"fsck error", "git refuses objects of the repository"},
+	{"returned error: 403", "the server refuses access to the repository (git: {})"},
+	{"fsck error", "git refuses objects of the repository (git: {})"},
 	{"File too large", "the commit is larger than a commit may be"}, // EFBIG, see ulimit
-	{"dumb http transport", "the server does not speak git: is this the address of a repository?"},
-	{"not valid: is this a git repository", "the server does not speak git: is this the address of a repository?"},
+	{"dumb http transport", "the server does not speak git: is this the address of a repository? (git: {})"},
+	{"not valid: is this a git repository", "the server does not speak git: is this the address of a repository? (git: {})"},
 }
+
+const (
+	noSuchRepository = "there is no such repository"
+	moved            = "the repository has moved, and redirects are not followed: use its present address"
+)
 
 var notFound = regexp.MustCompile(`repository '[^']*' not found`)
 
@@ -310,11 +315,11 @@ func explain(err error) error {
 		return err
 	}
 	if notFound.MatchString(failed.said) {
-		return faultf("there is no such repository (git: %s)", failed.said)
+		return faultf(noSuchRepository)
 	}
 	for _, f := range faults {
 		if strings.Contains(failed.said, f.git) {
-			return faultf("%s (git: %s)", f.we, failed.said)
+			return faultf("%s", strings.ReplaceAll(f.we, "{}", failed.said))
 		}
 	}
 	return err

@@ -17,87 +17,19 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/lockstep-ci/lockstep/services/initializer/internal/git"
+	"github.com/lockstep-ci/lockstep/services/initializer/internal/git/gittest"
 )
 
-// repository is a real one, made by the git that is here.
-type repository struct {
-	t      *testing.T
-	folder string
-	url    string
-}
+func file(content string) gittest.Node { return as("100644", content) }
 
-func newRepository(t *testing.T) *repository {
-	t.Helper()
-	r := &repository{t: t, folder: filepath.Join(t.TempDir(), "cat.git")}
-	r.url = "file://" + r.folder
-	if err := os.Mkdir(r.folder, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	r.git("", "init", "--quiet", "--bare", "--initial-branch=main")
-	return r
-}
-
-func (r *repository) git(stdin string, args ...string) string {
-	r.t.Helper()
-	cmd := exec.Command("git", args...)
-	cmd.Dir = r.folder
-	cmd.Env = []string{
-		"PATH=" + os.Getenv("PATH"), "HOME=" + r.folder, "GIT_CONFIG_NOSYSTEM=1",
-		"GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@b.c", "GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@b.c",
-	}
-	cmd.Stdin = strings.NewReader(stdin)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		r.t.Fatalf("git %v: %v\n%s", args, err, stderr.String())
-	}
-	return strings.TrimSpace(string(out))
-}
-
-func (r *repository) blob(content string) string {
-	r.t.Helper()
-	return r.git(content, "hash-object", "-w", "--stdin")
-}
-
-// object writes an object that git itself would refuse to make.
-func (r *repository) object(kind, content string) string {
-	r.t.Helper()
-	return r.git(content, "hash-object", "-w", "-t", kind, "--literally", "--stdin")
-}
-
-type node struct{ mode, content string } // the content of a submodule is a commit
-
-func file(content string) node { return node{"100644", content} }
-
-// commit makes a commit of the tree on a branch and returns it. A path may hold whatever git takes.
-func (r *repository) commit(branch string, tree map[string]node) string {
-	r.t.Helper()
-	r.git("", "read-tree", "--empty")
-	var index strings.Builder
-	for path, n := range tree {
-		object := n.content
-		if n.mode != "160000" {
-			object = r.blob(n.content)
-		}
-		index.WriteString(n.mode + " " + object + "\t" + path + "\x00")
-	}
-	r.git(index.String(), "update-index", "-z", "--index-info")
-	return r.commitTree(branch, r.git("", "write-tree"))
-}
-
-func (r *repository) commitTree(branch, tree string) string {
-	r.t.Helper()
-	sha := r.git("", "commit-tree", "-m", "message", tree)
-	r.git("", "update-ref", "refs/heads/"+branch, sha)
-	return sha
-}
+func as(mode, content string) gittest.Node { return gittest.Node{Mode: mode, Content: content} }
 
 func open(t *testing.T, change func(*git.Settings)) *git.Client {
 	t.Helper()
@@ -148,15 +80,15 @@ func wantNoFault(t *testing.T, err error, text string) {
 }
 
 func TestNamesAreResolvedToCommits(t *testing.T) {
-	r := newRepository(t)
-	first := r.commit("main", map[string]node{"a": file("1")})
-	second := r.commit("dev", map[string]node{"a": file("2")})
-	r.git("", "tag", "-a", "-m", "annotated", "v1", second)
-	r.git("", "tag", "light", first)
-	r.git("", "tag", "dev", first)                                 // also a branch
-	r.git("", "update-ref", "refs/heads/x/refs/heads/odd", second) // ends as another name does
-	r.git("", "update-ref", "refs/heads/"+first, second)           // a branch named like a commit
-	r.git("", "update-ref", "refs/pull/7/head", second)
+	r := gittest.New(t)
+	first := r.Commit("main", map[string]gittest.Node{"a": file("1")})
+	second := r.Commit("dev", map[string]gittest.Node{"a": file("2")})
+	r.Git("", "tag", "-a", "-m", "annotated", "v1", second)
+	r.Git("", "tag", "light", first)
+	r.Git("", "tag", "dev", first)                                 // also a branch
+	r.Git("", "update-ref", "refs/heads/x/refs/heads/odd", second) // ends as another name does
+	r.Git("", "update-ref", "refs/heads/"+first, second)           // a branch named like a commit
+	r.Git("", "update-ref", "refs/pull/7/head", second)
 	c := open(t, nil)
 	for name, row := range map[string]struct{ ref, full, sha string }{
 		"nothing: the default branch":         {"", "refs/heads/main", first},
@@ -171,7 +103,7 @@ func TestNamesAreResolvedToCommits(t *testing.T) {
 		"the branch of that name":             {"refs/heads/" + first, "refs/heads/" + first, second},
 	} {
 		t.Run(name, func(t *testing.T) {
-			full, sha, err := c.Resolve(t.Context(), r.url, row.ref)
+			full, sha, err := c.Resolve(t.Context(), r.URL, row.ref)
 			if err != nil || full != row.full || sha != row.sha {
 				t.Errorf("got %q %q %v, want %q %q", full, sha, err, row.full, row.sha)
 			}
@@ -192,7 +124,7 @@ func TestNamesAreResolvedToCommits(t *testing.T) {
 		"a commit in capitals":   strings.ToUpper(first),
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, _, err := c.Resolve(t.Context(), r.url, ref)
+			_, _, err := c.Resolve(t.Context(), r.URL, ref)
 			wantFault(t, err, "")
 		})
 	}
@@ -200,63 +132,63 @@ func TestNamesAreResolvedToCommits(t *testing.T) {
 
 func TestWhatCannotBeResolvedSaysWhy(t *testing.T) {
 	c := open(t, nil)
-	empty := newRepository(t)
-	_, _, err := c.Resolve(t.Context(), empty.url, "")
+	empty := gittest.New(t)
+	_, _, err := c.Resolve(t.Context(), empty.URL, "")
 	wantFault(t, err, "no default branch")
-	_, _, err = c.Resolve(t.Context(), empty.url, "main")
+	_, _, err = c.Resolve(t.Context(), empty.URL, "main")
 	wantFault(t, err, `no branch or tag "main"`)
 	_, _, err = c.Resolve(t.Context(), "file:///nowhere/at/all", "")
 	wantFault(t, err, "there is no such repository")
 }
 
 func TestOneCommitIsFetchedWithoutItsHistory(t *testing.T) {
-	r := newRepository(t)
-	old := r.commit("main", map[string]node{"a": file("1")})
-	sha := r.git("", "commit-tree", "-p", old, "-m", "x", r.git("", "rev-parse", old+"^{tree}"))
-	r.git("", "update-ref", "refs/heads/main", sha)
+	r := gittest.New(t)
+	old := r.Commit("main", map[string]gittest.Node{"a": file("1")})
+	sha := r.Git("", "commit-tree", "-p", old, "-m", "x", r.Git("", "rev-parse", old+"^{tree}"))
+	r.Git("", "update-ref", "refs/heads/main", sha)
 	c := open(t, nil)
 
-	commit := fetch(t, c, r.url, sha)
-	if commit.SHA != sha || commit.Tree != r.git("", "rev-parse", sha+"^{tree}") {
+	commit := fetch(t, c, r.URL, sha)
+	if commit.SHA != sha || commit.Tree != r.Git("", "rev-parse", sha+"^{tree}") {
 		t.Errorf("got %+v", commit)
 	}
-	old2 := fetch(t, c, r.url, old) // no branch's tip
+	old2 := fetch(t, c, r.URL, old) // no branch's tip
 	if old2.SHA != old {
 		t.Errorf("got %+v", old2)
 	}
-	r.git("", "tag", "-a", "-m", "m", "v1", sha)
-	if tag := fetch(t, c, r.url, r.git("", "rev-parse", "v1")); tag.SHA != sha {
+	r.Git("", "tag", "-a", "-m", "m", "v1", sha)
+	if tag := fetch(t, c, r.URL, r.Git("", "rev-parse", "v1")); tag.SHA != sha {
 		t.Errorf("a tag's own id is the commit's: got %s", tag.SHA)
 	}
 }
 
 func TestWhatIsNotACommitIsAFault(t *testing.T) {
-	r := newRepository(t)
-	r.commit("main", map[string]node{"a": file("1")})
+	r := gittest.New(t)
+	r.Commit("main", map[string]gittest.Node{"a": file("1")})
 	c := open(t, nil)
 	for name, row := range map[string]struct{ sha, want string }{
 		"unknown":   {strings.Repeat("12", 20), "the commit does not exist"},
-		"a blob":    {r.blob("1"), "is not a commit"},
+		"a blob":    {r.Blob("1"), "is not a commit"},
 		"a name":    {"main", "want 40 hex digits"},
 		"an option": {"--upload-pack=touch /tmp/x", "want 40 hex digits"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := c.Fetch(t.Context(), r.url, row.sha)
+			_, err := c.Fetch(t.Context(), r.URL, row.sha)
 			wantFault(t, err, row.want)
 		})
 	}
 }
 
 func TestACommitThatIsTooLargeIsAFault(t *testing.T) {
-	r := newRepository(t)
+	r := gittest.New(t)
 	noise := make([]byte, 1<<20)
 	if _, err := rand.Read(noise); err != nil {
 		t.Fatal(err)
 	}
-	sha := r.commit("main", map[string]node{"a": file(string(noise))})
-	_, err := open(t, func(s *git.Settings) { s.MaxBytes = 512 << 10 }).Fetch(t.Context(), r.url, sha)
+	sha := r.Commit("main", map[string]gittest.Node{"a": file(string(noise))})
+	_, err := open(t, func(s *git.Settings) { s.MaxBytes = 512 << 10 }).Fetch(t.Context(), r.URL, sha)
 	wantFault(t, err, "larger than a commit may be")
-	fetch(t, open(t, func(s *git.Settings) { s.MaxBytes = 2 << 20 }), r.url, sha)
+	fetch(t, open(t, func(s *git.Settings) { s.MaxBytes = 2 << 20 }), r.URL, sha)
 }
 
 func TestOnlyURLsOfRepositoriesAreTaken(t *testing.T) {
@@ -291,52 +223,52 @@ func TestOnlyURLsOfRepositoriesAreTaken(t *testing.T) {
 }
 
 func TestInsteadOfSendsAHostElsewhere(t *testing.T) {
-	r := newRepository(t)
-	sha := r.commit("main", map[string]node{"a": file("1")})
+	r := gittest.New(t)
+	sha := r.Commit("main", map[string]gittest.Node{"a": file("1")})
 	c := open(t, func(s *git.Settings) {
 		s.AllowFile = false
-		s.InsteadOf.From, s.InsteadOf.To = "https://github.com/octo/", "file://"+filepath.Dir(r.folder)+"/"
+		s.InsteadOf.From, s.InsteadOf.To = "https://github.com/octo/", "file://"+filepath.Dir(r.Folder)+"/"
 	})
 	if _, got, err := c.Resolve(t.Context(), "https://github.com/octo/cat", "main"); err != nil || got != sha { // cat is in cat.git
 		t.Errorf("got %s, %v", got, err)
 	}
-	_, _, err := c.Resolve(t.Context(), r.url, "main")
+	_, _, err := c.Resolve(t.Context(), r.URL, "main")
 	wantFault(t, err, "not allowed here")
 }
 
 func TestWorkflowsAreReadFromTheTree(t *testing.T) {
-	link := func(to string) node { return node{"120000", to} }
+	link := func(to string) gittest.Node { return as("120000", to) }
 	for name, row := range map[string]struct {
-		tree  map[string]node
+		tree  map[string]gittest.Node
 		want  []git.File
 		fault string
 	}{
-		"none": {tree: map[string]node{"a": file("x")}},
-		"ours": {tree: map[string]node{".ci/workflows/b.yml": file("b"), ".ci/workflows/a.yaml": {"100755", "a"}, ".github/workflows/c.yml": file("c")},
+		"none": {tree: map[string]gittest.Node{"a": file("x")}},
+		"ours": {tree: map[string]gittest.Node{".ci/workflows/b.yml": file("b"), ".ci/workflows/a.yaml": as("100755", "a"), ".github/workflows/c.yml": file("c")},
 			want: []git.File{{Path: ".ci/workflows/a.yaml", Content: []byte("a")}, {Path: ".ci/workflows/b.yml", Content: []byte("b")}}},
-		"GitHub's": {tree: map[string]node{".ci/workflows/README.md": file("b"), ".github/workflows/c.yml": file("c")},
+		"GitHub's": {tree: map[string]gittest.Node{".ci/workflows/README.md": file("b"), ".github/workflows/c.yml": file("c")},
 			want: []git.File{{Path: ".github/workflows/c.yml", Content: []byte("c")}}},
-		"not in folders below": {tree: map[string]node{".github/workflows/sub/c.yml": file("c")}},
-		"a folder named so": {tree: map[string]node{".github/workflows/c.yml/x": file("c")},
+		"not in folders below": {tree: map[string]gittest.Node{".github/workflows/sub/c.yml": file("c")}},
+		"a folder named so": {tree: map[string]gittest.Node{".github/workflows/c.yml/x": file("c")},
 			want: []git.File{{Path: ".github/workflows/c.yml", Problem: "is a folder; a workflow must be a file"}}},
-		"symbolic link": {tree: map[string]node{".github/workflows/c.yml": link("/etc/passwd")},
+		"symbolic link": {tree: map[string]gittest.Node{".github/workflows/c.yml": link("/etc/passwd")},
 			want: []git.File{{Path: ".github/workflows/c.yml", Problem: "is a symbolic link; a workflow must be a file"}}},
-		"submodule": {tree: map[string]node{".github/workflows/c.yml": {"160000", strings.Repeat("12", 20)}},
+		"submodule": {tree: map[string]gittest.Node{".github/workflows/c.yml": as("160000", strings.Repeat("12", 20))},
 			want: []git.File{{Path: ".github/workflows/c.yml", Problem: "is a submodule; a workflow must be a file"}}},
-		"too large": {tree: map[string]node{".github/workflows/c.yml": file(strings.Repeat("x", 256<<10+1))},
+		"too large": {tree: map[string]gittest.Node{".github/workflows/c.yml": file(strings.Repeat("x", 256<<10+1))},
 			want: []git.File{{Path: ".github/workflows/c.yml", Problem: "the file has 262145 bytes, the limit is 262144"}}},
-		"names that are no text": {tree: map[string]node{".github/workflows/a\nb\xff.yml": file("c")},
+		"names that are no text": {tree: map[string]gittest.Node{".github/workflows/a\nb\xff.yml": file("c")},
 			want: []git.File{{Path: ".github/workflows/a\nb\xff.yml", Content: []byte("c")}}},
-		"folder is a link":      {tree: map[string]node{".github/workflows": link("../x"), "x/c.yml": file("c")}, fault: ".github/workflows is a symbolic link, not a folder"},
-		"parent is a link":      {tree: map[string]node{".ci": link("x"), "x/workflows/c.yml": file("c")}, fault: ".ci is a symbolic link, not a folder"},
-		"folder is a submodule": {tree: map[string]node{".ci/workflows": {"160000", strings.Repeat("12", 20)}}, fault: ".ci/workflows is a submodule, not a folder"},
-		"folder is a file":      {tree: map[string]node{".ci/workflows": file("x")}, fault: ".ci/workflows is a file, not a folder"},
-		"parent is a file": {tree: map[string]node{".ci": {"100755", "#!/bin/sh"}, ".github/workflows/c.yml": file("c")},
+		"folder is a link":      {tree: map[string]gittest.Node{".github/workflows": link("../x"), "x/c.yml": file("c")}, fault: ".github/workflows is a symbolic link, not a folder"},
+		"parent is a link":      {tree: map[string]gittest.Node{".ci": link("x"), "x/workflows/c.yml": file("c")}, fault: ".ci is a symbolic link, not a folder"},
+		"folder is a submodule": {tree: map[string]gittest.Node{".ci/workflows": as("160000", strings.Repeat("12", 20))}, fault: ".ci/workflows is a submodule, not a folder"},
+		"folder is a file":      {tree: map[string]gittest.Node{".ci/workflows": file("x")}, fault: ".ci/workflows is a file, not a folder"},
+		"parent is a file": {tree: map[string]gittest.Node{".ci": as("100755", "#!/bin/sh"), ".github/workflows/c.yml": file("c")},
 			want: []git.File{{Path: ".github/workflows/c.yml", Content: []byte("c")}}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRepository(t)
-			commit := fetch(t, open(t, nil), r.url, r.commit("main", row.tree))
+			r := gittest.New(t)
+			commit := fetch(t, open(t, nil), r.URL, r.Commit("main", row.tree))
 			got, err := commit.Workflows(t.Context())
 			if row.fault != "" {
 				wantFault(t, err, row.fault)
@@ -353,21 +285,21 @@ func TestWorkflowsAreReadFromTheTree(t *testing.T) {
 }
 
 func TestSoManyWorkflowsAreAFault(t *testing.T) {
-	r := newRepository(t)
-	tree := map[string]node{}
+	r := gittest.New(t)
+	tree := map[string]gittest.Node{}
 	for i := range 201 {
-		tree[".ci/workflows/"+strconv.Itoa(i)+".yml"] = node{"120000", "x"} // a link: not read, so quick
+		tree[".ci/workflows/"+strconv.Itoa(i)+".yml"] = as("120000", "x") // a link: not read, so quick
 	}
-	commit := fetch(t, open(t, nil), r.url, r.commit("main", tree))
+	commit := fetch(t, open(t, nil), r.URL, r.Commit("main", tree))
 	_, err := commit.Workflows(t.Context())
 	wantFault(t, err, "more than 200 workflow files")
 }
 
 func TestChangedPathsAreThoseOfTheTwoTrees(t *testing.T) {
-	r := newRepository(t)
-	base := r.commit("main", map[string]node{"same": file("1"), "changed": file("1"), "removed": file("1"), "moved/from": file("long enough to be the same")})
-	sha := r.commit("dev", map[string]node{"same": file("1"), "changed": file("2"), "add\ned\xff": file("1"), "moved/to": file("long enough to be the same")})
-	commit := fetch(t, open(t, nil), r.url, sha)
+	r := gittest.New(t)
+	base := r.Commit("main", map[string]gittest.Node{"same": file("1"), "changed": file("1"), "removed": file("1"), "moved/from": file("long enough to be the same")})
+	sha := r.Commit("dev", map[string]gittest.Node{"same": file("1"), "changed": file("2"), "add\ned\xff": file("1"), "moved/to": file("long enough to be the same")})
+	commit := fetch(t, open(t, nil), r.URL, sha)
 
 	paths, known, err := commit.Changed(t.Context(), base)
 	if err != nil || !known {
@@ -385,21 +317,21 @@ func TestChangedPathsAreThoseOfTheTwoTrees(t *testing.T) {
 }
 
 func TestTheArchiveIsWhatWasCommitted(t *testing.T) {
-	r := newRepository(t)
-	sha := r.commit("main", map[string]node{
+	r := gittest.New(t)
+	sha := r.Commit("main", map[string]gittest.Node{
 		".gitattributes":         file("secret export-ignore\nversion export-subst\n*.bin filter=lfs diff=lfs merge=lfs -text\nx filter=evil\n"),
 		"secret":                 file("kept"),
 		"version":                file("$Format:%H$"),
 		"big.bin":                file("version https://git-lfs.github.com/spec/v1\n"),
 		"x":                      file("x"),
-		"sub/run":                {"100755", "#!/bin/sh\n"},
-		"link":                   {"120000", "/etc/passwd"},
-		"module":                 {"160000", strings.Repeat("12", 20)},
+		"sub/run":                as("100755", "#!/bin/sh\n"),
+		"link":                   as("120000", "/etc/passwd"),
+		"module":                 as("160000", strings.Repeat("12", 20)),
 		".gitmodules":            file("[submodule \"module\"]\n\tpath = module\n\turl = https://github.com/a/b\n"),
 		"a\nb\xff\x1b[1m":        file("odd"),
 		strings.Repeat("n", 255): file("long"),
 	})
-	commit := fetch(t, open(t, nil), r.url, sha)
+	commit := fetch(t, open(t, nil), r.URL, sha)
 	var b bytes.Buffer
 	if err := commit.Archive(t.Context(), &b); err != nil {
 		t.Fatal(err)
@@ -448,39 +380,39 @@ func TestHostileObjectsAreAFault(t *testing.T) {
 		}
 		return mode + " " + name + "\x00" + string(raw)
 	}
-	for name, tree := range map[string]func(r *repository) string{
-		"a path upwards": func(r *repository) string {
-			return entry("40000", "..", r.object("tree", entry("100644", "x", r.blob("x"))))
+	for name, tree := range map[string]func(r *gittest.Repository) string{
+		"a path upwards": func(r *gittest.Repository) string {
+			return entry("40000", "..", r.Object("tree", entry("100644", "x", r.Blob("x"))))
 		},
-		"a path with slash": func(r *repository) string { return entry("100644", "a/../../x", r.blob("x")) },
-		".git": func(r *repository) string {
-			return entry("40000", ".git", r.object("tree", entry("100644", "config", r.blob("x"))))
+		"a path with slash": func(r *gittest.Repository) string { return entry("100644", "a/../../x", r.Blob("x")) },
+		".git": func(r *gittest.Repository) string {
+			return entry("40000", ".git", r.Object("tree", entry("100644", "config", r.Blob("x"))))
 		},
-		".GIT": func(r *repository) string {
-			return entry("40000", ".GIT", r.object("tree", entry("100644", "config", r.blob("x"))))
+		".GIT": func(r *gittest.Repository) string {
+			return entry("40000", ".GIT", r.Object("tree", entry("100644", "config", r.Blob("x"))))
 		},
-		"one name twice": func(r *repository) string {
-			return entry("100644", "a", r.blob("x")) + entry("100644", "a", r.blob("y"))
+		"one name twice": func(r *gittest.Repository) string {
+			return entry("100644", "a", r.Blob("x")) + entry("100644", "a", r.Blob("y"))
 		},
-		"a submodule's URL that is an option": func(r *repository) string {
-			return entry("100644", ".gitmodules", r.blob("[submodule \"x\"]\n\tpath = x\n\turl = --upload-pack=touch\n"))
+		"a submodule's URL that is an option": func(r *gittest.Repository) string {
+			return entry("100644", ".gitmodules", r.Blob("[submodule \"x\"]\n\tpath = x\n\turl = --upload-pack=touch\n"))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRepository(t)
-			sha := r.commitTree("main", r.object("tree", tree(r)))
-			_, err := open(t, nil).Fetch(t.Context(), r.url, sha)
+			r := gittest.New(t)
+			sha := r.CommitTree("main", r.Object("tree", tree(r)))
+			_, err := open(t, nil).Fetch(t.Context(), r.URL, sha)
 			wantFault(t, err, "git refuses objects of the repository")
 		})
 	}
 }
 
 func TestOldHarmlessFaultsOfHistoryAreLetThrough(t *testing.T) {
-	r := newRepository(t)
-	tree := r.git("", "mktree", "--missing")
-	sha := r.object("commit", "tree "+tree+"\nauthor a <a@b.c> 1 +051800\ncommitter <> 1 +0000\n\nx")
-	r.git("", "update-ref", "refs/heads/main", sha)
-	fetch(t, open(t, nil), r.url, sha)
+	r := gittest.New(t)
+	tree := r.Git("", "mktree", "--missing")
+	sha := r.Object("commit", "tree "+tree+"\nauthor a <a@b.c> 1 +051800\ncommitter <> 1 +0000\n\nx")
+	r.Git("", "update-ref", "refs/heads/main", sha)
+	fetch(t, open(t, nil), r.URL, sha)
 }
 
 func TestHooksAndConfigurationOfOthersDoNotCount(t *testing.T) {
@@ -507,8 +439,8 @@ func TestHooksAndConfigurationOfOthersDoNotCount(t *testing.T) {
 	t.Setenv("GIT_CONFIG_VALUE_0", home)
 	t.Setenv("GIT_SSH_COMMAND", script)
 
-	r := newRepository(t)
-	commit := fetch(t, open(t, nil), r.url, r.commit("main", map[string]node{"a": file("1")}))
+	r := gittest.New(t)
+	commit := fetch(t, open(t, nil), r.URL, r.Commit("main", map[string]gittest.Node{"a": file("1")}))
 	if err := commit.Archive(t.Context(), io.Discard); err != nil {
 		t.Fatal(err)
 	}
@@ -519,8 +451,8 @@ func TestHooksAndConfigurationOfOthersDoNotCount(t *testing.T) {
 
 func TestNothingIsLeftBehind(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
-	r := newRepository(t)
-	sha := r.commit("main", map[string]node{"a": file("1")})
+	r := gittest.New(t)
+	sha := r.Commit("main", map[string]gittest.Node{"a": file("1")})
 	c, err := git.Open(git.Settings{AllowFile: true, Timeout: time.Minute, MaxBytes: 256 << 20})
 	if err != nil {
 		t.Fatal(err)
@@ -533,14 +465,14 @@ func TestNothingIsLeftBehind(t *testing.T) {
 		}
 		return found
 	}
-	commit, err := c.Fetch(t.Context(), r.url, sha)
+	commit, err := c.Fetch(t.Context(), r.URL, sha)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := commit.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Fetch(t.Context(), r.url, strings.Repeat("12", 20)); err == nil {
+	if _, err := c.Fetch(t.Context(), r.URL, strings.Repeat("12", 20)); err == nil {
 		t.Fatal("there is no such commit")
 	}
 	if left := folders("*/commit-*"); len(left) > 0 {
@@ -579,7 +511,7 @@ type server struct {
 	host string
 }
 
-func serve(t *testing.T, r *repository, around func(http.Handler) http.Handler) server {
+func serve(t *testing.T, r *gittest.Repository, around func(http.Handler) http.Handler) server {
 	t.Helper()
 	out, err := exec.Command("git", "--exec-path").Output()
 	if err != nil {
@@ -587,7 +519,7 @@ func serve(t *testing.T, r *repository, around func(http.Handler) http.Handler) 
 	}
 	var handler http.Handler = &cgi.Handler{
 		Path:       filepath.Join(strings.TrimSpace(string(out)), "git-http-backend"),
-		Env:        []string{"GIT_PROJECT_ROOT=" + filepath.Dir(r.folder), "GIT_HTTP_EXPORT_ALL=1", "HOME=" + r.folder},
+		Env:        []string{"GIT_PROJECT_ROOT=" + filepath.Dir(r.Folder), "GIT_HTTP_EXPORT_ALL=1", "HOME=" + r.Folder},
 		InheritEnv: []string{"PATH"},
 		Stderr:     io.Discard,
 	}
@@ -605,8 +537,8 @@ func serve(t *testing.T, r *repository, around func(http.Handler) http.Handler) 
 }
 
 func TestACommitIsFetchedByHTTPS(t *testing.T) {
-	r := newRepository(t)
-	sha := r.commit("main", map[string]node{".ci/workflows/a.yml": file("a")})
+	r := gittest.New(t)
+	sha := r.Commit("main", map[string]gittest.Node{".ci/workflows/a.yml": file("a")})
 	s := serve(t, r, nil)
 	c := open(t, func(s *git.Settings) { s.AllowFile = false })
 	full, got, err := c.Resolve(t.Context(), s.URL+"/cat", "")
@@ -626,8 +558,8 @@ func TestACommitIsFetchedByHTTPS(t *testing.T) {
 const token = "ghs_canaryCANARYcanary"
 
 func TestTheTokenGoesToItsHostAlone(t *testing.T) {
-	r := newRepository(t)
-	sha := r.commit("main", map[string]node{"a": file("1")})
+	r := gittest.New(t)
+	sha := r.Commit("main", map[string]gittest.Node{"a": file("1")})
 	asked := 0
 	private := func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -674,8 +606,8 @@ func TestTheTokenGoesToItsHostAlone(t *testing.T) {
 }
 
 func TestTheTokenIsNotWhereOthersSeeIt(t *testing.T) {
-	r := newRepository(t)
-	sha := r.commit("main", map[string]node{"a": file("1")})
+	r := gittest.New(t)
+	sha := r.Commit("main", map[string]gittest.Node{"a": file("1")})
 	looked := false
 	s := serve(t, r, func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -706,8 +638,8 @@ func TestTheTokenIsNotWhereOthersSeeIt(t *testing.T) {
 }
 
 func TestFailuresOfTheWayThereAreTriedAgain(t *testing.T) {
-	r := newRepository(t)
-	sha := r.commit("main", map[string]node{"a": file("1")})
+	r := gittest.New(t)
+	sha := r.Commit("main", map[string]gittest.Node{"a": file("1")})
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -762,8 +694,8 @@ func TestFailuresOfTheWayThereAreTriedAgain(t *testing.T) {
 }
 
 func TestARedirectIsNotFollowed(t *testing.T) {
-	r := newRepository(t)
-	sha := r.commit("main", map[string]node{"a": file("1")})
+	r := gittest.New(t)
+	sha := r.Commit("main", map[string]gittest.Node{"a": file("1")})
 	followed := false
 	s := serve(t, r, func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -783,28 +715,31 @@ func TestARedirectIsNotFollowed(t *testing.T) {
 }
 
 func TestAServerThatNeverEndsIsLeft(t *testing.T) {
-	r := newRepository(t)
-	sha := r.commit("main", map[string]node{"a": file("1")})
-	gone := make(chan struct{})
+	r := gittest.New(t)
+	sha := r.Commit("main", map[string]gittest.Node{"a": file("1")})
+	var talks atomic.Int32
 	s := serve(t, r, func(http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+			talks.Add(1)
 			<-q.Context().Done() // until git is dead
-			close(gone)
+			talks.Add(-1)
 		})
 	})
-	c := open(t, func(s *git.Settings) { s.Timeout = 100 * time.Millisecond })
+	c := open(t, func(s *git.Settings) { s.Timeout = time.Second })
 	_, err := c.Fetch(t.Context(), s.URL+"/cat", sha)
-	wantFault(t, err, "could not be fetched within 100ms")
-	select {
-	case <-gone:
-	case <-time.After(20 * time.Second):
-		t.Error("git still talks to the server")
+	wantFault(t, err, "could not be fetched within 1s")
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(20 * time.Second); talks.Load() > 0; <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatal("git still talks to the server")
+		}
 	}
 }
 
 func TestTheEndOfTheContextEndsGit(t *testing.T) {
-	r := newRepository(t)
-	sha := r.commit("main", map[string]node{"a": file("1")})
+	r := gittest.New(t)
+	sha := r.Commit("main", map[string]gittest.Node{"a": file("1")})
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cause := errors.New("claim lost")
 	gone := make(chan struct{})

@@ -27,8 +27,8 @@ const (
 	maxJobs        = 1000 // per run
 	maxSpecBytes   = 16 << 20
 	maxNameBytes   = 240 // "lockstep/" and the name are a status context; GitHub takes 255 characters
-	maxMistakes    = 50  // told per file
 	maxMessageSize = 500
+	maxReasonSize  = 3500 // the queue cuts a reason off at 4000 bytes
 )
 
 // File is a workflow file.
@@ -42,13 +42,13 @@ type File struct {
 type Event struct {
 	Name       string // push, pull_request, workflow_dispatch or manual
 	Ref        string // refs/heads/…, refs/tags/…, refs/pull/…, or empty
-	BaseBranch string // of a pull_request: the branch it wants to go to, such as main
+	BaseBranch string // of a pull_request: the branch it wants to go to, such as main; empty: nobody knows, and it matches
 	SHA        string // the commit, 40 hex digits
 	Repository string // owner/name
 	Actor      string
-	// Changed returns the paths that the event changed. It is asked only if a filter wants to know. nil: nobody
-	// knows, and every path counts as changed.
-	Changed func() ([]string, error)
+	// Changed returns the paths that the event changed. It is asked only if a filter wants to know. If they are not
+	// known, or Changed is nil, a filter of paths matches.
+	Changed func() (paths []string, known bool, err error)
 }
 
 // Plan is what the commit wants to run. Both are empty if no workflow wants to run on the event.
@@ -76,13 +76,18 @@ type Bad struct {
 	Mistakes []Mistake
 }
 
-// Reason is the mistakes for people: a line "path:line:column: message" each.
+// Reason is the mistakes for people: a line "path:line:column: message" each, as many as there is room for.
 func (b Bad) Reason() string {
-	var lines []string
-	for _, m := range b.Mistakes {
-		lines = append(lines, fmt.Sprintf("%s:%d:%d: %s", b.Path, m.Line, m.Column, m.Message))
+	var reason strings.Builder
+	for i, m := range b.Mistakes {
+		line := fmt.Sprintf("%s:%d:%d: %s\n", b.Path, m.Line, m.Column, m.Message)
+		if i > 0 && reason.Len()+len(line) > maxReasonSize {
+			fmt.Fprintf(&reason, "and %d more mistakes from line %d on\n", len(b.Mistakes)-i, m.Line)
+			break
+		}
+		reason.WriteString(line)
 	}
-	return strings.Join(lines, "\n")
+	return strings.TrimSuffix(reason.String(), "\n")
 }
 
 // Mistake is one mistake in a file. Line and Column count from 1; the column counts characters.
@@ -105,6 +110,10 @@ func Make(files []File, event Event, labels []string) (Plan, error) {
 			w.path = strconv.QuoteToASCII(f.Path)
 			w.mistakef(pos{1, 1}, "the name of the file holds characters that are not text")
 		}
+		if len(w.path) > maxNameBytes { // it is the name of a status on GitHub too
+			w.path = strings.ToValidUTF8(w.path[:maxNameBytes-3], "") + "…"
+			w.mistakef(pos{1, 1}, "the path of the file has %d bytes, the limit is %d", len(f.Path), maxNameBytes)
+		}
 		switch {
 		case i >= maxFiles:
 			w.mistakef(pos{1, 1}, "there are more than %d workflow files", maxFiles)
@@ -126,7 +135,7 @@ func Make(files []File, event Event, labels []string) (Plan, error) {
 	var p Plan
 	for _, w := range workflows {
 		if len(w.mistakes) > 0 {
-			p.Bad = append(p.Bad, Bad{Path: w.path, Mistakes: w.told()})
+			p.Bad = append(p.Bad, Bad{Path: w.path, Mistakes: w.sorted()})
 			continue
 		}
 		if !w.wanted {
@@ -134,7 +143,7 @@ func Make(files []File, event Event, labels []string) (Plan, error) {
 		}
 		if len(p.Jobs)+len(w.jobs) > maxJobs {
 			w.mistakef(pos{1, 1}, "the run would have more than %d jobs", maxJobs)
-			p.Bad = append(p.Bad, Bad{Path: w.path, Mistakes: w.told()})
+			p.Bad = append(p.Bad, Bad{Path: w.path, Mistakes: w.sorted()})
 			continue
 		}
 		for _, j := range w.jobs {

@@ -210,6 +210,16 @@ func TestOneBadFileLeavesTheOthersAlone(t *testing.T) {
 	}
 }
 
+func TestALongPathIsAMistakeOfAShortName(t *testing.T) {
+	p, err := plan.Make([]plan.File{{Path: "w/" + strings.Repeat("ä", 200) + ".yml", Content: []byte(job(steps))}}, push, labels)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Bad) != 1 || len(p.Bad[0].Path) > 240 || !strings.Contains(p.Bad[0].Reason(), "the path of the file has 406 bytes") {
+		t.Errorf("got %+v", p)
+	}
+}
+
 func TestMatrix(t *testing.T) {
 	for name, row := range map[string]struct {
 		matrix string
@@ -342,9 +352,13 @@ func TestTriggers(t *testing.T) {
 	manual := plan.Event{Name: "manual", Ref: "refs/heads/main", SHA: push.SHA}
 	dispatch := plan.Event{Name: "workflow_dispatch", Ref: "refs/heads/main", SHA: push.SHA}
 	changed := func(e plan.Event, paths ...string) plan.Event {
-		e.Changed = func() ([]string, error) { return paths, nil }
+		e.Changed = func() ([]string, bool, error) { return paths, true, nil }
 		return e
 	}
+	unknown := push
+	unknown.Changed = func() ([]string, bool, error) { return nil, false, nil }
+	somewhere := pull
+	somewhere.BaseBranch = ""
 	for name, row := range map[string]struct {
 		on    string
 		event plan.Event
@@ -388,6 +402,8 @@ func TestTriggers(t *testing.T) {
 		"branch and path must both match":  {"{push: {branches: [dev], paths: ['**']}}", changed(push, "a"), false},
 		"tags are not asked about paths":   {"{push: {paths: ['**.go']}}", changed(tag, "README.md"), true},
 		"unknown changes count as changed": {"{push: {paths: ['**.go']}}", push, true},
+		"changes that cannot be known":     {"{push: {paths: ['**.go']}}", unknown, true},
+		"a base that is not known":         {"{pull_request: {branches: [dev]}}", somewhere, true},
 		"pull request path":                {"{pull_request: {paths: ['**.go']}}", changed(pull, "README.md"), false},
 		"by hand, push":                    {"push", manual, true},
 		"by hand, filters do not count":    {"{push: {branches: [dev], paths: [x]}}", changed(manual, "y"), true},
@@ -409,7 +425,7 @@ func TestTriggers(t *testing.T) {
 
 func TestChangesAreAskedForOnlyWhenAFilterWantsThem(t *testing.T) {
 	event := push
-	event.Changed = func() ([]string, error) { return nil, errors.New("asked") }
+	event.Changed = func() ([]string, bool, error) { return nil, false, errors.New("asked") }
 	good(t, event, "on: {push: {branches: [main]}}\njobs: {a: {runs-on: linux, steps: [{run: x}]}}\n")
 
 	_, err := plan.Make([]plan.File{{Path: "w.yml", Content: []byte("on: {push: {paths: [a]}}\njobs: {a: {runs-on: linux, steps: [{run: x}]}}\n")}}, event, labels)
@@ -451,7 +467,7 @@ func TestPatterns(t *testing.T) {
 			for want, paths := range map[bool][]string{true: row.yes, false: row.no} {
 				for _, path := range paths {
 					event := push
-					event.Changed = func() ([]string, error) { return []string{path}, nil }
+					event.Changed = func() ([]string, bool, error) { return []string{path}, true, nil }
 					jobs := good(t, event, fmt.Sprintf("on: {push: {paths: ['%s']}}\njobs: {a: {runs-on: linux, steps: [{run: x}]}}\n", row.pattern))
 					if got := len(jobs) > 0; got != want {
 						t.Errorf("%q matches %q: %t, want %t", row.pattern, path, got, want)
@@ -691,11 +707,16 @@ func TestARunHasALimitOfFilesAndJobs(t *testing.T) {
 	}
 }
 
-func TestAFileTellsOnlySoManyMistakes(t *testing.T) {
+func TestAReasonHasRoomForSoMuch(t *testing.T) {
 	p := run(t, push, job("    steps:\n"+strings.Repeat("    - {run: x, if: y}\n", 200)))
-	lines := strings.Split(p.Bad[0].Reason(), "\n")
-	if len(lines) != 51 || !strings.HasSuffix(lines[50], "and 150 more mistakes from here on") {
-		t.Errorf("%d lines, the last is %q", len(lines), lines[len(lines)-1])
+	reason := p.Bad[0].Reason()
+	lines := strings.Split(reason, "\n")
+	if len(p.Bad[0].Mistakes) != 200 || len(reason) > 4000 || len(lines) < 10 {
+		t.Errorf("%d mistakes, %d lines and %d bytes", len(p.Bad[0].Mistakes), len(lines), len(reason))
+	}
+	told := len(lines) - 1
+	if want := fmt.Sprintf("and %d more mistakes from line %d on", 200-told, 6+told); lines[told] != want {
+		t.Errorf("the last line is %q, want %q", lines[told], want)
 	}
 }
 
@@ -724,7 +745,7 @@ func FuzzMakeNeverPanics(f *testing.F) {
 	f.Fuzz(func(t *testing.T, content, ref string) {
 		event := push
 		event.Ref = ref
-		event.Changed = func() ([]string, error) { return []string{"a/b.go", ref}, nil }
+		event.Changed = func() ([]string, bool, error) { return []string{"a/b.go", ref}, true, nil }
 		p, err := plan.Make([]plan.File{{Path: "w.yml", Content: []byte(content)}}, event, labels)
 		if err != nil {
 			t.Fatal(err)

@@ -92,18 +92,18 @@ func (f filters) match(w *workflow) bool {
 			return false
 		}
 	}
-	if f.branches != nil && !f.branches.match(branch) || f.branchesIgnore.match(branch) {
+	if branch != "" && (f.branches != nil && !f.branches.match(branch) || f.branchesIgnore.match(branch)) {
 		return false
 	}
 	if f.paths == nil && f.pathsIgnore == nil || w.event.Changed == nil {
 		return true
 	}
-	changed, err := w.event.Changed()
+	changed, known, err := w.event.Changed()
 	if err != nil {
 		w.err = err
 		return false
 	}
-	return slices.ContainsFunc(changed, func(path string) bool {
+	return !known || slices.ContainsFunc(changed, func(path string) bool {
 		return (f.paths == nil || f.paths.match(path)) && !f.pathsIgnore.match(path)
 	})
 }

@@ -50,16 +50,11 @@ func (w *workflow) mistakef(at pos, format string, args ...any) {
 	}
 }
 
-// told is the mistakes in the order of the file, as many as people can read.
-func (w *workflow) told() []Mistake {
+// sorted is the mistakes in the order of the file.
+func (w *workflow) sorted() []Mistake {
 	slices.SortStableFunc(w.mistakes, func(a, b Mistake) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 	})
-	if len(w.mistakes) > maxMistakes {
-		more := Mistake{Line: w.mistakes[maxMistakes].Line, Column: w.mistakes[maxMistakes].Column,
-			Message: fmt.Sprintf("and %d more mistakes from here on", len(w.mistakes)-maxMistakes)}
-		return append(w.mistakes[:maxMistakes:maxMistakes], more)
-	}
 	return w.mistakes
 }
 
