@@ -69,7 +69,7 @@ func newBench(t *testing.T) *bench {
 	}
 	b := &bench{t: t, inherited: executor.Inherited(nil), grace: time.Second, said: make(chan struct{}, 1)}
 	b.console = executor.NewConsole(b, func(err error) { t.Error(err) })
-	if b.box, err = e.Open(b.console.Output); err != nil {
+	if b.box, err = e.Open(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -80,6 +80,9 @@ func newBench(t *testing.T) *bench {
 			t.Errorf("the work tree is still there: %v", err)
 		}
 	})
+	if err := b.box.Supervise(b.console.Output); err != nil {
+		t.Fatal(err)
+	}
 	return b
 }
 

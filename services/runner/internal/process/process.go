@@ -98,11 +98,12 @@ type Box struct {
 	dir     string
 	uid     uint32 // 0: the runner's
 	lock    *os.File
+	silence time.Duration
 	session *supervise.Session
 }
 
-// Open takes a free slot, makes its folders and starts its supervisor. Output is that of supervise.Options.
-func (e *Executor) Open(output func(p []byte)) (*Box, error) {
+// Open takes a free slot and makes its folders.
+func (e *Executor) Open() (*Box, error) {
 	b, err := e.take()
 	if err != nil {
 		return nil, err
@@ -110,11 +111,13 @@ func (e *Executor) Open(output func(p []byte)) (*Box, error) {
 	if err := b.furnish(); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
-	b.session, err = supervise.Start(supervise.Options{Silence: e.options.Silence, Output: output, Hold: b.lock})
-	if err != nil {
-		return nil, errors.Join(err, b.Close())
-	}
 	return b, nil
+}
+
+// Supervise starts the supervisor, so that processes can be started. Output is that of supervise.Options.
+func (b *Box) Supervise(output func(p []byte)) (err error) {
+	b.session, err = supervise.Start(supervise.Options{Silence: b.silence, Output: output, Hold: b.lock})
+	return err
 }
 
 // take locks the first slot that nobody has.
@@ -135,7 +138,7 @@ func (e *Executor) take() (*Box, error) {
 		}
 		b := &Box{
 			Own: filepath.Join(dir, "own"), Work: filepath.Join(dir, "work"), Home: filepath.Join(dir, "home"), Temp: filepath.Join(dir, "tmp"),
-			dir: dir, lock: lock,
+			dir: dir, lock: lock, silence: e.options.Silence,
 		}
 		if root() {
 			b.uid = e.options.FirstUID + slot
@@ -233,13 +236,22 @@ func (b *Box) Level() string {
 	return level
 }
 
-// Close ends whatever still runs, removes the folders and frees the slot. A slot whose processes cannot be killed stays
-// taken for as long as this runner lives.
+// End ends whatever still runs. No process can be started any more.
+func (b *Box) End() error {
+	if b.session == nil {
+		return nil
+	}
+	if err := b.session.Close(); err != nil {
+		return fmt.Errorf("end the processes of slot %s: %w", b.dir, err)
+	}
+	return nil
+}
+
+// Close is End, removes the folders and frees the slot. A slot whose processes cannot be killed stays taken for as long
+// as this runner lives.
 func (b *Box) Close() error {
-	if b.session != nil {
-		if err := b.session.Close(); err != nil {
-			return fmt.Errorf("close slot %s: %w", b.dir, err)
-		}
+	if err := b.End(); err != nil {
+		return err
 	}
 	err := remove(b.dir)
 	return errors.Join(err, b.lock.Close())

@@ -35,8 +35,11 @@ func hold(dir string) {
 	if err != nil {
 		panic(err)
 	}
-	b, err := e.Open(func(p []byte) { os.Stdout.Write(p) })
+	b, err := e.Open()
 	if err != nil {
+		panic(err)
+	}
+	if err := b.Supervise(func(p []byte) { os.Stdout.Write(p) }); err != nil {
 		panic(err)
 	}
 	_, _ = b.Start(command(b, "touch left; echo ready; trap '' TERM; while :; do sleep 1000; done")).Wait()
@@ -85,11 +88,14 @@ func (o *output) String() string {
 func open(t *testing.T, e *process.Executor) (*process.Box, *output) {
 	t.Helper()
 	o := &output{}
-	b, err := e.Open(o.take)
+	b, err := e.Open()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = b.Close() })
+	if err := b.Supervise(o.take); err != nil {
+		t.Fatal(err)
+	}
 	return b, o
 }
 
