@@ -9,6 +9,7 @@ import (
 )
 
 func TestOnlyWhoMayDoes(t *testing.T) {
+	t.Parallel()
 	const nobody, wrong, bearer, basic, wrongBasic = "", "Bearer another-token-of-the-tests", "Bearer " + token, "basic", "wrong basic"
 	closed := start(t)
 	open := start(t, func(o *gateway.Options) { o.AnonymousRead = true })
@@ -56,6 +57,7 @@ func TestOnlyWhoMayDoes(t *testing.T) {
 }
 
 func TestOperatorAndBrowserNeedNoToken(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	for path, want := range map[string]string{
 		"/healthz": "ok", "/readyz": "ok", "/metrics": "go_goroutines", "/static/style.css": "--page", "/static/run.js": "import", "/static/icons.svg": "symbol",
@@ -76,6 +78,7 @@ func TestOperatorAndBrowserNeedNoToken(t *testing.T) {
 }
 
 func TestEveryAnswerIsHardened(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	for _, path := range []string{"/", "/run/1", "/api/v1/runs", "/none", "/static/run.js", "/healthz"} {
 		header := s.send("GET", path, "").header

@@ -11,6 +11,7 @@ import (
 const hostile = `<script>alert(1)</script>"'&`
 
 func TestPagesShowTheStateWithoutScripts(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	if a := s.send("GET", "/", ""); a.status != http.StatusOK || !strings.Contains(a.body, "No runs yet") {
 		t.Errorf("an empty list: %d %s", a.status, a.body)
@@ -42,6 +43,7 @@ func TestPagesShowTheStateWithoutScripts(t *testing.T) {
 }
 
 func TestPageOfNoRunSaysSo(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	for _, path := range []string{"/run/999", "/run/x"} {
 		a := s.send("GET", path, "")

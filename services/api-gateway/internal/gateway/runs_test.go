@@ -13,6 +13,7 @@ import (
 )
 
 func TestAcceptedRunIsShownAsItIs(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	sha := strings.Repeat("ab", 20)
 	a := s.send("POST", "/api/v1/runs", `{"repository":"https://Example.com/owner/name.git","ref":"main","sha":"`+strings.ToUpper(sha)+`"}`)
@@ -41,6 +42,7 @@ func TestAcceptedRunIsShownAsItIs(t *testing.T) {
 }
 
 func TestRunShowsTheStepsOfTheLatestAttempt(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	created := s.create()
 	jobID := s.plan(created)
@@ -67,6 +69,7 @@ func TestRunShowsTheStepsOfTheLatestAttempt(t *testing.T) {
 }
 
 func TestWaitingJobSaysForWhat(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	created := s.create()
 	s.db.Exec(t, "INSERT INTO ci_repositories (repository, max_running) VALUES ('https://example.com/owner/name', 2)")
@@ -96,6 +99,7 @@ func TestWaitingJobSaysForWhat(t *testing.T) {
 }
 
 func TestSameKeyIsTheSameRun(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	body := `{"repository":"https://example.com/owner/name","ref":"main"}`
 	first := s.send("POST", "/api/v1/runs", body, "Idempotency-Key", "a key of mine!")
@@ -122,6 +126,7 @@ func TestSameKeyIsTheSameRun(t *testing.T) {
 }
 
 func TestListIsReadPageByPage(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	var want, got []string
 	for range 5 {
@@ -159,6 +164,7 @@ func TestListIsReadPageByPage(t *testing.T) {
 }
 
 func TestCancelEndsWhatNobodyHolds(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	created := s.create()
 	a := s.send("POST", "/api/v1/runs/"+created.ID+"/cancel", "")
@@ -174,6 +180,7 @@ func TestCancelEndsWhatNobodyHolds(t *testing.T) {
 }
 
 func TestRerunIsARunOfItsOwn(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	created := s.create()
 	a := s.send("POST", "/api/v1/runs/"+created.ID+"/rerun", "{}", "Idempotency-Key", "again")
@@ -188,6 +195,7 @@ func TestRerunIsARunOfItsOwn(t *testing.T) {
 }
 
 func TestManyClientsGetRunsOfTheirOwn(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	var all sync.WaitGroup
 	ids := make(chan string, 40)
@@ -206,6 +214,7 @@ func TestManyClientsGetRunsOfTheirOwn(t *testing.T) {
 }
 
 func TestBadRequestsAreRefusedAndLeaveNothing(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	const good = "https://example.com/owner/name"
 	post := func(body string) []string { return []string{"POST", "/api/v1/runs", body} }

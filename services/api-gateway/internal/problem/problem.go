@@ -70,6 +70,10 @@ func Of(err error) *Problem {
 // databaseAway reports whether an error comes from a PostgreSQL that is gone, starting, stopping or overloaded: the same
 // request may succeed later.
 func databaseAway(err error) bool {
+	var connect *pgconn.ConnectError
+	if errors.As(err, &connect) { // whatever the reason
+		return true
+	}
 	var answer *pgconn.PgError
 	if errors.As(err, &answer) {
 		switch answer.Code[:2] { // classes of PostgreSQL's appendix A
@@ -78,9 +82,8 @@ func databaseAway(err error) bool {
 		}
 		return false
 	}
-	var connect *pgconn.ConnectError
 	var network net.Error
-	return errors.As(err, &connect) || errors.As(err, &network) || pgconn.SafeToRetry(err) || pgconn.Timeout(err) ||
+	return errors.As(err, &network) || pgconn.SafeToRetry(err) || pgconn.Timeout(err) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, context.DeadlineExceeded)
 }
 
@@ -107,7 +110,11 @@ func Log(r *http.Request, log *zap.Logger, p *Problem, err error) {
 	if p.Status < http.StatusInternalServerError || r.Context().Err() != nil {
 		return
 	}
-	log.Error("request not served", zap.String("method", r.Method), zap.String("path", r.URL.Path), zap.String("code", p.Code), zap.Error(err))
+	level := zap.ErrorLevel
+	if p.Status == http.StatusServiceUnavailable { // not a fault of the code: it passes
+		level = zap.WarnLevel
+	}
+	log.Log(level, "request not served", zap.String("method", r.Method), zap.String("path", r.URL.Path), zap.String("code", p.Code), zap.Error(err))
 }
 
 // Handler serves a function that returns its problem instead of writing it.

@@ -40,6 +40,8 @@ func push(e *github.PushEvent) (run jobs.NewRun, ignored string, err error) {
 	ref, head := e.GetRef(), e.GetAfter()
 	tag := strings.HasPrefix(ref, "refs/tags/")
 	switch {
+	case !strings.HasPrefix(ref, "refs/"):
+		return run, "", errors.New("ref: not a full ref")
 	case !tag && !strings.HasPrefix(ref, "refs/heads/"):
 		return run, "a push to " + clip(ref, 255) + " starts no run: it is neither a branch nor a tag", nil
 	case e.GetDeleted():
