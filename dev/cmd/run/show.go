@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/user"
 	"regexp"
 	"strconv"
 	"strings"
@@ -203,11 +202,4 @@ func say(format string, args ...any) {
 	output.Lock()
 	defer output.Unlock()
 	_, _ = fmt.Fprintf(os.Stdout, format+"\n", args...)
-}
-
-func userName() string {
-	if u, err := user.Current(); err == nil {
-		return u.Username
-	}
-	return "uid " + strconv.Itoa(os.Geteuid())
 }
