@@ -75,13 +75,14 @@ type runner struct {
 	*os.Process
 	t     *testing.T
 	said  bytes.Buffer
-	ended chan error
+	ended chan struct{}
+	err   error // how, once it has ended
 }
 
 // start starts a runner that knows a secret. It is stopped when the test ends.
 func (b *bench) start(env ...string) *runner {
 	b.t.Helper()
-	r := &runner{t: b.t, ended: make(chan error, 1)}
+	r := &runner{t: b.t, ended: make(chan struct{})}
 	command := exec.Command("/proc/self/exe")
 	command.Env = append([]string{
 		"TEST_RUNNER=1", "GORACE=atexit_sleep_ms=0", "PATH=" + os.Getenv("PATH"), "SECRET=canary",
@@ -92,7 +93,7 @@ func (b *bench) start(env ...string) *runner {
 		b.t.Fatal(err)
 	}
 	r.Process = command.Process
-	go func() { r.ended <- command.Wait() }()
+	go func() { defer close(r.ended); r.err = command.Wait() }()
 	b.t.Cleanup(func() {
 		_ = r.Signal(syscall.SIGCONT)
 		_ = r.Signal(syscall.SIGTERM)
@@ -114,9 +115,8 @@ func (b *bench) start(env ...string) *runner {
 func (r *runner) end() error {
 	r.t.Helper()
 	select {
-	case err := <-r.ended:
-		r.ended <- err
-		return err
+	case <-r.ended:
+		return r.err
 	case <-time.After(soon):
 		r.t.Fatal("the runner does not end")
 		return nil
@@ -132,7 +132,12 @@ func (b *bench) reap() {
 	go func() {
 		done <- db.Reap(ctx, jobs.Reaping{Every: 50 * time.Millisecond, UnownedAfter: time.Hour, MaxFailures: 3})
 	}()
-	b.t.Cleanup(func() { cancel(); <-done })
+	b.t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			b.t.Errorf("reap: %v", err)
+		}
+	})
 }
 
 // plan makes a job of scripts that a runner may claim.

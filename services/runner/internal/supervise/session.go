@@ -284,7 +284,7 @@ func (s *Session) read(stdout io.Reader, hello, alive chan<- struct{}) {
 	if !errors.Is(err, io.EOF) {
 		s.terminate() // it no longer speaks our language
 	}
-	waited := s.cmd.Wait()
+	_ = s.cmd.Wait() // ProcessState tells
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -292,7 +292,7 @@ func (s *Session) read(stdout io.Reader, hello, alive chan<- struct{}) {
 	case s.closing:
 		s.err = fmt.Errorf("%w: the session was closed", ErrSupervisorLost)
 	default:
-		s.err = fmt.Errorf("%w: %v; %v%s", ErrSupervisorLost, err, waited, s.crash.text())
+		s.err = fmt.Errorf("%w: %w; it ended with %s%s", ErrSupervisorLost, err, s.cmd.ProcessState, s.crash.text())
 	}
 	for id, p := range s.running {
 		delete(s.running, id)

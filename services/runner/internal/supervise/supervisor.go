@@ -113,9 +113,7 @@ func (s *supervisor) serve(stdin io.Reader) error {
 	if s.isolated {
 		hello.value = 1
 	}
-	if err := s.out.write(hello); err != nil {
-		return nil // the runner is gone already, and nothing was started
-	}
+	_ = s.out.write(hello) // fails only when the runner is gone, and stdin tells that too
 
 	commands := make(chan frame)
 	go func() {

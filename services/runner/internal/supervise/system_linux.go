@@ -180,7 +180,7 @@ func (e entry) signal(sig unix.Signal) {
 	if err != nil {
 		return
 	}
-	defer p.Release()
+	defer func() { _ = p.Release() }()
 	if now, err := readEntry(e.pid); err == nil && now.started == e.started {
 		_ = p.Signal(sig)
 	}
