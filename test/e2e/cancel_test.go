@@ -27,12 +27,13 @@ jobs:
       - run: until [ -e ` + s.file("first") + ` ]; do sleep 0.02; done
 `})
 	id := s.push(repo)
-	step, daemon := s.pidIn("step"), s.pidIn("daemon.1")
+	s.lives("step")
+	s.lives("daemon.1")
 
 	s.ask(http.MethodPost, "/api/v1/runs/"+id+"/cancel", nil, http.StatusAccepted, nil)
 	r := s.finish(id, "cancelled")
-	s.gone(step, "the cancelled step", time.Second)
-	s.gone(daemon, "the cancelled step's daemon", time.Second)
+	s.gone("step", time.Second)
+	s.gone("daemon.1", time.Second)
 	if j := s.job(r, "ci / test"); j.Status != "cancelled" || j.Reason == "" {
 		t.Errorf("the running job is %s because %q, want cancelled and a reason", j.Status, j.Reason)
 	}

@@ -29,19 +29,21 @@ jobs:
         run: |
           if mkdir "$AT/first" 2>/dev/null; then n=1; else n=2; fi
           ./daemon.sh "$AT/daemon.$n"
-          until [ -s "$AT/daemon.$n" ]; do sleep 0.02; done
+          until [ -e "$AT/daemon.$n" ]; do sleep 0.02; done
           echo "attempt $n works"
-          if [ $n = 1 ]; then
-            echo $$ >"$AT/step"
-            while :; do echo tick; sleep 0.05; done
-          fi
+          [ $n = 2 ] || exec ./forever.sh "$AT/step"
       - name: Rest
         run: echo rested
     env:
-      AT: `+s.dir+`
-`, map[string]string{"daemon.sh": `#!/bin/sh
-(setsid sh -c 'trap "" TERM HUP INT QUIT; echo $$ >"$0"; while :; do sleep 1; done' "$1" </dev/null >/dev/null 2>&1 &)
-`}))
+      AT: `+s.file(".")+`
+`, map[string]string{
+		"daemon.sh": `#!/bin/sh
+(setsid sh -c 'trap "" TERM HUP INT QUIT; : >"$0"; while :; do sleep 1; done' "$1" </dev/null >/dev/null 2>&1 &)
+`,
+		"forever.sh": `#!/bin/sh
+while :; do echo tick; sleep 0.05; done
+`,
+	}))
 }
 
 func TestAKilledRunnersJobFinishesElsewhereAndNothingOfItsStepLives(t *testing.T) {
@@ -52,16 +54,17 @@ func TestAKilledRunnersJobFinishesElsewhereAndNothingOfItsStepLives(t *testing.T
 	s.start("runner")
 	id := s.push(s.stubborn("octo/stubborn"))
 	victim := s.holder(id, "running")
-	step, daemon := s.pidIn("step"), s.pidIn("daemon.1")
+	s.lives("step")
+	s.lives("daemon.1")
 
 	killed := s.now()
 	victim.kill(t)
 
 	r := s.finish(id, "success")
 	s.takenOverWithin(id, killed)
-	s.gone(step, "the killed runner's step", time.Second) // it was to be gone before another could start
-	s.gone(daemon, "the killed runner's daemon", time.Second)
-	s.gone(s.pidIn("daemon.2"), "the daemon of the job that ended", 5*time.Second)
+	s.gone("step", time.Second) // it was to be gone before another could start
+	s.gone("daemon.1", time.Second)
+	s.gone("daemon.2", time.Second) // that of the job that ended
 	j := s.job(r, "ci / test")
 	if j.Attempt != 3 || len(j.Steps) != 2 || j.Steps[1].Status != "success" {
 		t.Errorf("the job is %s, want attempt 3 with two steps that succeeded", encode(j))
@@ -159,7 +162,7 @@ func TestAKilledReaperIsMissedOnlyUntilTheNextOne(t *testing.T) {
 	s.start("runner")
 	id := s.push(s.stubborn("octo/stubborn"))
 	victim := s.holder(id, "running")
-	step := s.pidIn("step")
+	s.lives("step")
 
 	s.the("reaper").kill(t)
 	victim.kill(t)
@@ -168,7 +171,7 @@ func TestAKilledReaperIsMissedOnlyUntilTheNextOne(t *testing.T) {
 
 	s.finish(id, "success")
 	s.takenOverWithin(id, started)
-	s.gone(step, "the killed runner's step", time.Second)
+	s.gone("step", time.Second)
 }
 
 func TestAKilledGatewayLosesNothing(t *testing.T) {
@@ -200,8 +203,8 @@ jobs:
 	if log := s.log(r.Jobs[0]); !strings.Contains(log, "gone on") {
 		t.Errorf("the log says otherwise:\n%s", log)
 	}
-	if !strings.Contains(s.page(r.ID), repo.url()) {
-		t.Error("the page does not name the repository")
+	if !strings.Contains(s.page(r.ID), repo.head) {
+		t.Error("the page does not show the run")
 	}
 }
 
@@ -213,7 +216,8 @@ func TestARunnerThatIsToldToStopGivesItsJobBack(t *testing.T) {
 	s.start()
 	id := s.push(s.stubborn("octo/stubborn"))
 	victim := s.holder(id, "running")
-	step, daemon := s.pidIn("step"), s.pidIn("daemon.1")
+	s.lives("step")
+	s.lives("daemon.1")
 
 	victim.signal(t, syscall.SIGTERM)
 	select {
@@ -221,8 +225,8 @@ func TestARunnerThatIsToldToStopGivesItsJobBack(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		t.Fatal("the runner did not end within 20 s of SIGTERM")
 	}
-	s.gone(step, "the stopped runner's step", time.Second)
-	s.gone(daemon, "the stopped runner's daemon", time.Second)
+	s.gone("step", time.Second)
+	s.gone("daemon.1", time.Second)
 	s.db.Await(t, time.Second, "SELECT status = 'initialized' AND failures = 0 FROM ci_jobs WHERE run_id = $1", id)
 	s.start("runner")
 	s.finish(id, "success")

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -157,25 +158,37 @@ func alive(pid int) bool {
 	return !strings.HasPrefix(state, "Z")
 }
 
-// traces lists the processes that were started for this folder: it is in their environment, arguments or working
+// traces lists the processes that were started for this path: it is in their environment, arguments or working
 // directory. Other systems than Linux show none of that.
-func traces(dir string) []string {
+func traces(path string) []string {
+	return processes(func(proc string) bool {
+		environment, _ := os.ReadFile(filepath.Join(proc, "environ")) // of another user's process: not for us to see
+		folder, _ := os.Readlink(filepath.Join(proc, "cwd"))
+		return strings.Contains(arguments(proc)+string(environment)+folder, path)
+	})
+}
+
+// named lists the processes that have this path among their arguments.
+func named(path string) []string {
+	return processes(func(proc string) bool { return slices.Contains(strings.Split(arguments(proc), "\x00"), path) })
+}
+
+func processes(wanted func(proc string) bool) []string {
 	var found []string
 	entries, _ := os.ReadDir("/proc")
 	for _, entry := range entries {
-		pid, err := strconv.Atoi(entry.Name())
-		if err != nil || pid == os.Getpid() || !alive(pid) {
-			continue
-		}
 		proc := filepath.Join("/proc", entry.Name())
-		arguments, _ := os.ReadFile(filepath.Join(proc, "cmdline"))
-		environment, _ := os.ReadFile(filepath.Join(proc, "environ"))
-		folder, _ := os.Readlink(filepath.Join(proc, "cwd"))
-		if strings.Contains(string(arguments)+string(environment)+folder, dir) {
-			found = append(found, fmt.Sprintf("%d: %s", pid, bytes.ReplaceAll(arguments, []byte{0}, []byte{' '})))
+		pid, err := strconv.Atoi(entry.Name())
+		if err == nil && pid != os.Getpid() && wanted(proc) && alive(pid) {
+			found = append(found, fmt.Sprintf("%d: %s", pid, strings.ReplaceAll(arguments(proc), "\x00", " ")))
 		}
 	}
 	return found
+}
+
+func arguments(proc string) string {
+	content, _ := os.ReadFile(filepath.Join(proc, "cmdline")) // empty when it has just gone
+	return string(content)
 }
 
 // eventually asks every 20 ms until the answer is yes, at most for the limit: for what nothing announces.

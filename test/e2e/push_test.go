@@ -76,8 +76,11 @@ jobs:
 	if log := s.log(j); !strings.Contains(log, hello) {
 		t.Errorf("the log does not say %q:\n%s", hello, log)
 	}
-	if page := s.page(r.ID); !strings.Contains(page, repo.url()) {
-		t.Errorf("the page does not name the repository:\n%s", page)
+	page := s.page(r.ID)
+	for _, word := range []string{repo.name, repo.head, "success", "ci / greet", "Say hello"} {
+		if !strings.Contains(page, word) {
+			t.Errorf("the page does not say %q:\n%s", word, page)
+		}
 	}
 
 	last := s.github.await(repo.head, "lockstep/ci / greet", "success")

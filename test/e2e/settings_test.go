@@ -31,7 +31,7 @@ func TestAMissingOrWrongSettingIsNamedInOneLine(t *testing.T) {
 		"runner": {
 			"DATABASE_URL", "LISTEN_DATABASE_URL=no url at all", "CONCURRENCY=-1", "LEASE=1s", "POLL=0s", "EXECUTOR_UNSANDBOXED", "EXECUTOR_UNSANDBOXED=false", "TAKES=Nonsense",
 		},
-		"github-notifier": {"DATABASE_URL", "CONCURRENCY=0", "LEASE=1s", "GITHUB_API_URL=nowhere"},
+		"github-notifier": {"DATABASE_URL", "CONCURRENCY=0", "POLL=0s", "GITHUB_API_URL=nowhere"},
 		"reaper":          {"DATABASE_URL", "UNOWNED_AFTER=0s", "UNOWNED_AFTER=soon", "MAX_FAILURES=0"},
 	} {
 		for _, setting := range settings {

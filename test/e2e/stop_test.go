@@ -21,7 +21,8 @@ func TestAStoppedRunnerWritesNothingAfterItsLease(t *testing.T) {
 	s.start("runner")
 	id := s.push(s.stubborn("octo/stubborn"))
 	stopped := s.holder(id, "running")
-	step, daemon := s.pidIn("step"), s.pidIn("daemon.1")
+	s.lives("step")
+	s.lives("daemon.1")
 
 	since := s.now()
 	stopped.signal(t, syscall.SIGSTOP)
@@ -32,8 +33,8 @@ func TestAStoppedRunnerWritesNothingAfterItsLease(t *testing.T) {
 
 	stopped.signal(t, syscall.SIGCONT)
 	s.lost(stopped)
-	s.gone(step, "the stopped runner's step", 5*time.Second)
-	s.gone(daemon, "the stopped runner's daemon", 5*time.Second)
+	s.gone("step", 5*time.Second)
+	s.gone("daemon.1", 5*time.Second)
 	s.unchanged(id, before)
 	if after := s.log(s.job(s.run(id), "ci / test")); after != log || strings.Contains(after, "tick") {
 		t.Errorf("the log was\n%s\nand is now\n%s", log, after)

@@ -2,7 +2,9 @@ package e2e_test
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -44,7 +46,22 @@ func newSystem(t testing.TB) *system {
 
 func newSystemOn(t testing.TB, db *jobstest.Database) *system {
 	t.Helper()
-	s := &system{t: t, db: db, dir: t.TempDir(), addr: freeAddress(t), lease: 20 * time.Second, more: map[string][]string{}}
+	s := &system{t: t, db: db, addr: freeAddress(t), lease: 20 * time.Second, more: map[string][]string{}}
+	var err error
+	if s.dir, err = os.MkdirTemp("", "lockstep-e2e-"); err != nil { // t.TempDir is not passable for the steps' users
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(s.dir); err != nil {
+			t.Errorf("remove the system's folder: %v", err)
+		}
+	})
+	for folder, mode := range map[string]fs.FileMode{".": 0o711, "shared": 0o777} {
+		path := filepath.Join(s.dir, folder)
+		if err := errors.Join(os.MkdirAll(path, 0o700), os.Chmod(path, mode)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	s.github = newGitHub(t)
 	t.Cleanup(func() {
 		s.github.letGo()
@@ -119,10 +136,10 @@ func (s *system) ready() {
 // environment is all that a service finds in its environment.
 func (s *system) environment(service string) []string {
 	s.t.Helper()
-	home := filepath.Join(s.dir, "home", service)
-	temp := filepath.Join(s.dir, "tmp", service)
+	home := filepath.Join(s.dir, service, "home")
+	temp := filepath.Join(s.dir, service, "tmp")
 	for _, folder := range []string{home, temp} {
-		if err := os.MkdirAll(folder, 0o700); err != nil {
+		if err := os.MkdirAll(folder, 0o755); err != nil {
 			s.t.Fatalf("make folder of %s: %v", service, err)
 		}
 	}
@@ -178,7 +195,7 @@ func (s *system) holder(run, status string) *process {
 }
 
 // file is a path that steps may write to and wait for.
-func (s *system) file(name string) string { return filepath.Join(s.dir, name) }
+func (s *system) file(name string) string { return filepath.Join(s.dir, "shared", name) }
 
 // create makes such a file.
 func (s *system) create(name string) {
@@ -188,21 +205,23 @@ func (s *system) create(name string) {
 	}
 }
 
-// pidIn waits until a step has written its process id to a file.
-func (s *system) pidIn(name string) int {
+// lives waits until a process is there that has such a file's path among its arguments.
+func (s *system) lives(name string) {
 	s.t.Helper()
-	var pid int
-	eventually(s.t, 20*time.Second, "a process id in "+name, func() bool {
-		content, _ := os.ReadFile(s.file(name))
-		line, complete := strings.CutSuffix(string(content), "\n")
-		pid, _ = strconv.Atoi(line)
-		return complete && pid > 0
-	})
-	return pid
+	eventually(s.t, 20*time.Second, name+" lives", func() bool { return len(named(s.file(name))) > 0 })
 }
 
-// gone wants a process to have ended within the limit.
-func (s *system) gone(pid int, what string, limit time.Duration) {
+// gone wants what lives has seen to have ended within the limit.
+func (s *system) gone(name string, limit time.Duration) {
 	s.t.Helper()
-	eventually(s.t, limit, fmt.Sprintf("%s (process %d) is gone", what, pid), func() bool { return !alive(pid) })
+	var left []string
+	defer func() {
+		if len(left) > 0 {
+			s.t.Logf("it is %s", strings.Join(left, "\n"))
+		}
+	}()
+	eventually(s.t, limit, name+" is gone", func() bool {
+		left = named(s.file(name))
+		return len(left) == 0
+	})
 }
