@@ -157,7 +157,7 @@ func (s *system) environment(service string) []string {
 	case "initializer":
 		env = append(env, "ALLOW_FILE_URLS=true", "GIT_TOKEN="+gitToken, "GIT_INSTEAD_OF=https://github.com/=file://"+s.repositories()+"/")
 	case "runner":
-		env = append(env, "EXECUTOR_UNSANDBOXED=true")
+		env = append(env, "EXECUTOR_UNSANDBOXED=true", "CANCEL_GRACE=1s")
 	case "github-notifier":
 		env = append(env, "GITHUB_TOKEN="+githubToken, "GITHUB_API_URL="+s.github.URL, "PUBLIC_URL=http://"+s.addr)
 	}
