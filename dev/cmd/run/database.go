@@ -45,7 +45,7 @@ func migrate(ctx context.Context, bin, owner string) (map[string]string, error) 
 		cmd := exec.CommandContext(ctx, filepath.Join(bin, "migrate"), verb)
 		cmd.Env = append(append(os.Environ(), "DATABASE_URL="+owner), env...)
 		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("%s: %w\n%s", verb, err, strings.TrimSpace(string(out)))
+			return fmt.Errorf("%s: %w: %s", verb, err, strings.ReplaceAll(strings.TrimSpace(string(out)), "\n", "; "))
 		}
 		return nil
 	}

@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"regexp"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -36,7 +35,7 @@ func show(ctx context.Context, api *client, what repository, dir string) error {
 	say("page:  %s", ended.URL)
 	say("token: %s", api.token)
 	say("your own repository, from another terminal:")
-	say(`  curl -sS -X POST -H 'Authorization: Bearer %s' -H 'Content-Type: application/json' -H "Idempotency-Key: $(date +%%s)" -d '{"repository": "https://github.com/owner/name"}' %s/api/v1/runs`, api.token, api.base)
+	say(`  curl -sS -X POST -H 'Authorization: Bearer %s' -H 'Content-Type: application/json' -d '{"repository": "https://github.com/owner/name"}' %s/api/v1/runs`, api.token, api.base)
 	say("data and logs: %s", dir)
 	say("serving %s until Ctrl-C", api.base)
 	say("run %s: %s", ended.ID, ended.Status)
@@ -59,7 +58,11 @@ func follow(ctx context.Context, api *client, id string) (run, error) {
 		for _, j := range now.Jobs {
 			if statuses[j.ID] != j.Status {
 				statuses[j.ID] = j.Status
-				say("%s: %s%s", j.Name, j.Status, why(j))
+				if j.Reason == "" {
+					say("%s: %s", j.Name, j.Status)
+				} else {
+					say("%s: %s (%s)", j.Name, j.Status, j.Reason)
+				}
 			}
 			if !opened[j.ID] && len(j.Steps) > 0 && (j.Status == "running" || final(j.Status)) {
 				opened[j.ID] = true
@@ -77,27 +80,6 @@ func follow(ctx context.Context, api *client, id string) (run, error) {
 			return run{}, ctx.Err()
 		}
 	}
-}
-
-// why is what ended a job that did not succeed: the step that failed, or the reason.
-func why(j job) string {
-	var parts []string
-	for _, step := range j.Steps {
-		if step.Status == "failure" || step.Status == "error" {
-			text := fmt.Sprintf("step %d, %s", step.Number, step.Name)
-			if step.ExitCode != nil {
-				text += ", exit code " + strconv.Itoa(*step.ExitCode)
-			}
-			parts = append(parts, text)
-		}
-	}
-	if j.Reason != "" {
-		parts = append(parts, j.Reason)
-	}
-	if len(parts) == 0 {
-		return ""
-	}
-	return " (" + strings.Join(parts, "; ") + ")"
 }
 
 // printLog prints a job's log until the job has ended. After a broken connection it reads on where it was.

@@ -10,7 +10,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -19,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/lockstep-ci/lockstep/dev/internal/guard"
 	"github.com/lockstep-ci/lockstep/dev/postgres"
 )
 
@@ -71,25 +71,26 @@ func run(args []string) (code int, err error) {
 	return command(ctx, args, append(os.Environ(), "TEST_DATABASE_URL="+url, "PG_BIN="+bin))
 }
 
-// command runs the command and returns its exit code. When ctx ends, it is told to end too.
+// command runs the command and returns its exit code. When ctx ends, it and what it started is told to end too; when
+// it has ended, what is left of that is killed: `go test` leaves its test binaries alone when it is terminated.
 func command(ctx context.Context, args, env []string) (int, error) {
+	watch, err := guard.Start(`kill -KILL 0`)
+	if err != nil {
+		return 0, err
+	}
+	defer watch.End()
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Env = env
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.SysProcAttr = &syscall.SysProcAttr{}
+	watch.Join(cmd.SysProcAttr)
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.SysProcAttr.Pgid, syscall.SIGTERM) }
 	cmd.WaitDelay = killAfter
-	err := cmd.Run()
-	if exit := new(exec.ExitError); errors.As(err, &exit) {
-		if status := exit.Sys().(syscall.WaitStatus); status.Signaled() {
-			return 128 + int(status.Signal()), nil
-		}
-		return exit.ExitCode(), nil
-	}
-	if ctx.Err() != nil && err != nil { // it ended by itself while being told
-		return 130, nil
-	}
-	if err != nil {
+	if err := cmd.Run(); cmd.ProcessState == nil {
 		return 0, fmt.Errorf("run %s: %w", strings.Join(args, " "), err)
 	}
-	return 0, nil
+	if status := cmd.ProcessState.Sys().(syscall.WaitStatus); status.Signaled() {
+		return 128 + int(status.Signal()), nil
+	}
+	return cmd.ProcessState.ExitCode(), nil
 }

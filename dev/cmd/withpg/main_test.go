@@ -50,13 +50,13 @@ func TestTheCommandSeesTheTestDatabaseAlone(t *testing.T) {
 	}
 }
 
-func TestASignalEndsCommandAndServer(t *testing.T) {
+func TestASignalEndsCommandAndServerAndWhatIgnoresIt(t *testing.T) {
 	t.Parallel()
 	temp := t.TempDir()
 	if err := os.Chmod(filepath.Dir(temp), 0o755); err != nil { // the server's user passes through
 		t.Fatal(err)
 	}
-	cmd := withpg(t, `test -x "$PG_BIN/postgres" && test -n "$TEST_DATABASE_URL" && echo started && exec sleep 600`,
+	cmd := withpg(t, `test -x "$PG_BIN/postgres" && test -n "$TEST_DATABASE_URL" && { (trap "" TERM; echo started; exec sleep 600) & exec sleep 600; }`,
 		"TEST_DATABASE_URL=", "DATABASE_URL=postgres://production/x", "TMPDIR="+temp)
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
