@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgtype"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
@@ -221,7 +220,7 @@ func (s *server) claim(jobID string) *joblog.Writer {
 	var j jobs.Job
 	err := s.db.Pool.QueryRow(context.Background(), `UPDATE ci_jobs j SET status = 'running' FROM ci_runs r
 		WHERE j.id = $1::text::bigint AND r.id = j.run_id RETURNING j.id, j.attempt, j.claim_token, r.log_day`, jobID).
-		Scan(&j.ID, &j.Attempt, (*pgtype.UUID)(&j.Token), &j.LogDay)
+		Scan(&j.ID, &j.Attempt, &j.Token, &j.LogDay)
 	if err != nil {
 		s.t.Fatalf("claim job %s: %v", jobID, err)
 	}

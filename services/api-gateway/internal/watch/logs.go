@@ -37,7 +37,7 @@ type reading struct {
 }
 
 // full reports whether there may be more at once.
-func (r reading) full() bool { return r.chunks == maxChunks }
+func (r *reading) full() bool { return r.chunks == maxChunks }
 
 // readLogs reads from all positions in one statement. A position without a reading is not of its run.
 func readLogs(ctx context.Context, pool *pgxpool.Pool, positions []position) (map[position]reading, error) {

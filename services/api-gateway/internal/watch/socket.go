@@ -103,7 +103,7 @@ func (s *Socket) Serve(w http.ResponseWriter, r *http.Request) error {
 	defer feed.Close()
 	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true}) // mayCome has judged the origin
 	if err != nil {
-		return nil //nolint:nilerr // Accept has answered
+		return nil // Accept has answered
 	}
 	defer func() { _ = conn.CloseNow() }()
 	conn.SetReadLimit(maxMessage)

@@ -22,11 +22,20 @@ export function parse(line, style) {
 }
 
 function classes(style) {
-  const [fg, bg] = style.inverse ? [style.bg ?? 0, style.fg ?? 7] : [style.fg, style.bg];
-  return [
-    fg === null ? "" : "f" + fg, bg === null ? "" : "g" + bg,
-    style.bold ? "b" : "", style.dim ? "d" : "", style.italic ? "i" : "", style.underline ? "u" : "", style.strike ? "s" : "",
-  ].filter(Boolean).join(" ");
+  const names = [];
+  const { fg, bg, inverse } = style;
+  if (inverse && fg === null && bg === null) names.push("v");
+  else if (inverse) names.push("f" + (bg ?? 0), "g" + (fg ?? 7));
+  else {
+    if (fg !== null) names.push("f" + fg);
+    if (bg !== null) names.push("g" + bg);
+  }
+  if (style.bold) names.push("b");
+  if (style.dim) names.push("d");
+  if (style.italic) names.push("i");
+  if (style.underline) names.push("u");
+  if (style.strike) names.push("s");
+  return names.join(" ");
 }
 
 // select applies "select graphic rendition" (ECMA-48, 8.3.117).

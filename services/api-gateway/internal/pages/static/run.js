@@ -5,7 +5,7 @@ import { connect, el, heading, isFinal, source, status, tick, took, when } from 
 const main = document.getElementById("main");
 const nav = el("ul", {});
 const details = el("div", { class: "details" });
-const follow = el("button", { class: "follow", type: "button", hidden: "" }, "Follow the log");
+const toEnd = el("button", { class: "follow", type: "button", hidden: "" });
 const views = new Map(); // job id -> View
 let summary = null;
 let run = null;
@@ -31,10 +31,10 @@ class View {
 
   update(job) {
     this.job = job;
+    if (!isFinal(job.status)) this.live = true; // we have seen it run: the page goes to the end with it
     this.link.replaceChildren(status(job.status), " ", el("bdi", { class: "name" }, job.name), " ", took(job.started_at, job.finished_at));
     this.title.replaceChildren(el("bdi", {}, job.name));
     this.facts.replaceChildren(status(job.status),
-      job.attempt > 1 ? el("span", {}, "attempt " + job.attempt) : "",
       took(job.started_at, job.finished_at),
       el("a", { href: "/api/v1/jobs/" + job.id + "/log" }, "plain log"));
     this.section.dataset.status = job.status;
@@ -104,14 +104,14 @@ function showRun(next) {
     if (!views.has(job.id)) views.set(job.id, new View(job.id));
     views.get(job.id).update(job);
   }
-  if (!byHand || !views.has(chosen)) choose(best());
+  choose(best());
 }
 
 // begin replaces what the server has written by what is kept up to date.
 function begin() {
   summary = el("header", { class: "summary" });
   main.replaceChildren(summary, el("div", { class: "columns" }, el("nav", { class: "jobs", "aria-label": "Jobs" }, nav), details));
-  document.body.append(follow);
+  document.body.append(toEnd);
   if (byHand) chosen = location.hash.slice("#job-".length);
 }
 
@@ -143,21 +143,24 @@ function showLog(message) {
   const bytes = Uint8Array.from(atob(message.data || ""), (character) => character.charCodeAt(0));
   view.log.write(message.offset, bytes);
   if (message.ended) view.log.end();
-  if (following && message.job_id === chosen && !isFinal(view.job.status)) scrollTo(0, document.documentElement.scrollHeight);
+  if (following && message.job_id === chosen && view.live) scrollTo(0, document.documentElement.scrollHeight);
 }
 
 // The page follows the log until the reader scrolls up, and again from its end.
 let lastY = scrollY;
-addEventListener("scroll", () => {
+function look() {
   const end = document.documentElement.scrollHeight - innerHeight - scrollY < 40;
   if (scrollY < lastY && !end) following = false;
   if (end) following = true;
   lastY = scrollY;
-  follow.hidden = following || !run || isFinal(run.status);
-}, { passive: true });
-follow.addEventListener("click", () => {
+  toEnd.textContent = run && isFinal(run.status) ? "To the end" : "Follow the log";
+  toEnd.hidden = end;
+}
+addEventListener("scroll", look, { passive: true });
+addEventListener("resize", look, { passive: true });
+new ResizeObserver(look).observe(main);
+toEnd.addEventListener("click", () => {
   following = true;
-  follow.hidden = true;
   scrollTo(0, document.documentElement.scrollHeight);
 });
 

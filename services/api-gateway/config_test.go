@@ -1,0 +1,87 @@
+package main
+
+import (
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/lockstep-ci/lockstep/pkg/jobs/service"
+)
+
+var good = map[string]string{
+	"DATABASE_URL": "postgres://localhost/lockstep", "ADMIN_TOKEN": "sixteen-characters\n", "GITHUB_WEBHOOK_SECRET": "an-older-secret-of-it, a-newer-secret-of-it",
+	"HTTP_ADDR": "127.0.0.1:0", "PUBLIC_URL": "https://ci.example.com/", "ANONYMOUS_READ": "true",
+}
+
+func load(t *testing.T, changes ...string) (config, error) {
+	t.Helper()
+	for name, value := range good {
+		t.Setenv(name, value)
+	}
+	for i := 0; i < len(changes); i += 2 {
+		t.Setenv(changes[i], changes[i+1])
+	}
+	var cfg config
+	err := service.Load(&cfg)
+	return cfg, err
+}
+
+func TestSettingsAreReadWithoutTheWhiteSpaceAroundSecrets(t *testing.T) {
+	cfg, err := load(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.AdminToken != "sixteen-characters" || cfg.PublicURL != "https://ci.example.com" || !cfg.AnonymousRead ||
+		strings.Join(cfg.WebhookSecret, "|") != "an-older-secret-of-it|a-newer-secret-of-it" {
+		t.Errorf("%+v", cfg)
+	}
+}
+
+func TestWrongSettingIsNamedAndNoSecretIsShown(t *testing.T) {
+	tests := []struct{ name, value string }{
+		{"DATABASE_URL", ""},
+		{"ADMIN_TOKEN", ""},
+		{"ADMIN_TOKEN", "fifteen-chars.."},
+		{"ADMIN_TOKEN", "                    "},
+		{"ADMIN_TOKEN", "sixteen characters"},
+		{"ADMIN_TOKEN", "sechzehn-zeichen-ä"},
+		{"GITHUB_WEBHOOK_SECRET", ""},
+		{"GITHUB_WEBHOOK_SECRET", "fifteen-chars.."},
+		{"GITHUB_WEBHOOK_SECRET", "a-newer-secret-of-it,"},
+		{"GITHUB_WEBHOOK_SECRET", ",a-newer-secret-of-it"},
+		{"HTTP_ADDR", "8080"},
+		{"PUBLIC_URL", "ci.example.com"},
+		{"PUBLIC_URL", "ftp://ci.example.com"},
+		{"PUBLIC_URL", "https://"},
+		{"PUBLIC_URL", "https://me:secret@ci.example.com"},
+		{"PUBLIC_URL", "https://ci.example.com/lockstep"},
+		{"PUBLIC_URL", "https://ci.example.com?x"},
+		{"ANONYMOUS_READ", "perhaps"},
+		{"LOG_LEVEL", "loud"},
+	}
+	for _, test := range tests {
+		t.Run(test.name+"="+test.value, func(t *testing.T) {
+			_, err := load(t, test.name, test.value)
+			if err == nil || !strings.Contains(err.Error(), test.name) {
+				t.Fatalf("error %v does not name %s", err, test.name)
+			}
+			if secret := strings.TrimSpace(test.value); len(secret) > 8 && (test.name == "ADMIN_TOKEN" || test.name == "GITHUB_WEBHOOK_SECRET") && strings.Contains(err.Error(), secret) {
+				t.Errorf("error %v shows the secret", err)
+			}
+		})
+	}
+}
+
+func TestPagesAreWhereTheListenerIs(t *testing.T) {
+	for addr, want := range map[string]string{
+		"127.0.0.1:8080": "http://127.0.0.1:8080", "0.0.0.0:8080": "http://localhost:8080", "[::]:80": "http://localhost:80", "[::1]:8080": "http://[::1]:8080",
+	} {
+		tcp, err := net.ResolveTCPAddr("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := (&config{}).publicURL(tcp); got != want {
+			t.Errorf("%s: %s, want %s", addr, got, want)
+		}
+	}
+}
