@@ -62,7 +62,7 @@ func (a account) command(ctx context.Context, program string, args ...string) *e
 	cmd.SysProcAttr = &syscall.SysProcAttr{}
 	switch {
 	case a.switched:
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(a.uid), Gid: uint32(a.gid)} //nolint:gosec // ids come from the passwd file
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(a.uid), Gid: uint32(a.gid)} // ids come from the passwd file
 	case a.userns:
 		a.enterUserNamespace(cmd.SysProcAttr)
 	}

@@ -26,7 +26,7 @@ func fetchEmbedded(_ context.Context, dir string) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := os.Chmod(work, 0o755); err != nil { //nolint:gosec // it becomes dir, which the server's user reads
+	if err := os.Chmod(work, 0o755); err != nil { // it becomes dir, which the server's user reads
 		return fmt.Errorf("open %s: %w", work, err)
 	}
 	started := embeddedpostgres.NewDatabase(embeddedpostgres.DefaultConfig().

@@ -59,7 +59,7 @@ func (m machine) steps() []step {
 }
 
 func first(ctx context.Context, steps []step) (Source, error) {
-	lacked := []error{errors.New("no PostgreSQL to be had; install one (Debian: postgresql), or set PG_BIN or DATABASE_URL:")}
+	var lacked []error
 	for _, s := range steps {
 		source, err := s.take(ctx)
 		if err == nil {
@@ -70,7 +70,7 @@ func first(ctx context.Context, steps []step) (Source, error) {
 		}
 		lacked = append(lacked, fmt.Errorf("  %s: %s", s.name, strings.ReplaceAll(err.Error(), "\n", "; ")))
 	}
-	return Source{}, errors.Join(lacked...)
+	return Source{}, fmt.Errorf("no PostgreSQL to be had; install one (Debian: postgresql), or set PG_BIN or DATABASE_URL:\n%w", errors.Join(lacked...))
 }
 
 // machine is what the steps see of the computer. The tests have machines of their own.

@@ -40,7 +40,7 @@ func makeHome(dir string) error {
 	if err := passable(filepath.Dir(dir)); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(dir, 0o711); err != nil { //nolint:gosec // 0711: the server's user passes through, and lists nothing
+	if err := os.MkdirAll(dir, 0o711); err != nil { // 0711: the server's user passes through, and lists nothing
 		return err
 	}
 	info, err := os.Lstat(dir)
@@ -51,7 +51,7 @@ func makeHome(dir string) error {
 	if stat, ok := info.Sys().(*syscall.Stat_t); !ok || !info.IsDir() || int(stat.Uid) != os.Geteuid() {
 		return fmt.Errorf("%s is not a folder of ours", dir)
 	}
-	if err := os.Chmod(dir, 0o711); err != nil { //nolint:gosec // as above, whatever the umask
+	if err := os.Chmod(dir, 0o711); err != nil { // as above, whatever the umask
 		return err
 	}
 	return passable(dir)

@@ -45,7 +45,7 @@ func packNPM(ctx context.Context, name, integrity, dir string) (err error) {
 		return fmt.Errorf("unpack %s: %w", name, err)
 	}
 	native := filepath.Join(work, "native")
-	if err := os.Chmod(native, 0o755); err != nil { //nolint:gosec // the server's user reads it
+	if err := os.Chmod(native, 0o755); err != nil { // the server's user reads it
 		return fmt.Errorf("open %s: %w", native, err)
 	}
 	// In one rename: whoever looks meanwhile sees all of it or nothing. Who was faster left the same.
@@ -113,7 +113,7 @@ func writeFile(root *os.Root, path string, mode os.FileMode, from io.Reader) err
 	if err != nil {
 		return err
 	}
-	if _, err := io.Copy(file, from); err != nil { //nolint:gosec // its sum was checked, so its size is known
+	if _, err := io.Copy(file, from); err != nil { // its sum was checked, so its size is known
 		_ = file.Close()
 		return err
 	}

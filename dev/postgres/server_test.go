@@ -59,6 +59,7 @@ func TestThrowawayIsASuperusersAndLeavesNothing(t *testing.T) {
 }
 
 func TestOpenKeepsDataAndForgetsPasswords(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(openDir(t), "state")
 	source := found(t)
 	first, err := Open(t.Context(), source, dir)
@@ -99,6 +100,7 @@ func TestOpenKeepsDataAndForgetsPasswords(t *testing.T) {
 }
 
 func TestAKilledLaunchersServerEndsAndItsDataIsThereForTheNext(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(openDir(t), "state")
 	launcher, address := launch(t, dir)
 	exec1(t, connect(t, address), "CREATE TABLE kept AS SELECT 42 AS answer")
@@ -117,6 +119,7 @@ func TestAKilledLaunchersServerEndsAndItsDataIsThereForTheNext(t *testing.T) {
 }
 
 func TestAStalePidFileBlocksNobody(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(openDir(t), "state")
 	server, err := Open(t.Context(), found(t), dir)
 	if err != nil {
@@ -147,9 +150,9 @@ func TestAStalePidFileBlocksNobody(t *testing.T) {
 }
 
 func TestAKilledLaunchersThrowawayIsRemoved(t *testing.T) {
+	t.Parallel()
 	temp := openDir(t)
-	t.Setenv("TMPDIR", temp)
-	launcher, _ := launch(t, "")
+	launcher, _ := launch(t, "", "TMPDIR="+temp)
 	kill(t, launcher)
 	err := poll(t.Context(), 30*time.Second, func() (bool, error) {
 		left, err := os.ReadDir(temp)
@@ -183,6 +186,7 @@ func TestNPMsCopyRunsAPostgreSQL(t *testing.T) {
 	if _, err := exec.LookPath("npm"); err != nil {
 		t.Skip("no npm on this machine")
 	}
+	t.Parallel()
 	closed, err := os.MkdirTemp("", "closed-")
 	if err != nil {
 		t.Fatal(err)
@@ -268,10 +272,10 @@ func openDir(t *testing.T) string {
 }
 
 // launch starts a server, as Open does with dir, from a process of its own.
-func launch(t *testing.T, dir string) (launcher *exec.Cmd, address string) {
+func launch(t *testing.T, dir string, env ...string) (launcher *exec.Cmd, address string) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "POSTGRES_TEST_LAUNCH="+dir, "POSTGRES_TEST_BIN="+found(t).Bin)
+	cmd.Env = append(append(os.Environ(), env...), "POSTGRES_TEST_LAUNCH="+dir, "POSTGRES_TEST_BIN="+found(t).Bin)
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
 	if err != nil {

@@ -124,7 +124,7 @@ func (c *client) decode(ctx context.Context, method, path string, header http.He
 	content, err := io.ReadAll(io.LimitReader(answer.Body, 16<<20))
 	switch {
 	case err != nil, answer.StatusCode >= 500:
-		return false, nil //nolint:nilerr // to be tried again
+		return false, nil
 	case answer.StatusCode >= 400:
 		var problem struct{ Title, Field, Detail string }
 		if json.Unmarshal(content, &problem) != nil || problem.Title == "" {

@@ -32,10 +32,10 @@ func openState(checkout string) (*state, error) {
 }
 
 func lockState(dir string) (*state, error) {
-	if err := os.MkdirAll(dir, 0o711); err != nil { //nolint:gosec // the server's user passes through to postgres/
+	if err := os.MkdirAll(dir, 0o711); err != nil { // the server's user passes through to postgres/
 		return nil, fmt.Errorf("make folder for the data: %w", err)
 	}
-	if err := os.Chmod(dir, 0o711); err != nil { //nolint:gosec // whatever the umask
+	if err := os.Chmod(dir, 0o711); err != nil { // whatever the umask
 		return nil, fmt.Errorf("open folder of the data: %w", err)
 	}
 	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
@@ -80,6 +80,7 @@ func clean(ctx context.Context) error {
 	if err := os.RemoveAll(s.dir); err != nil {
 		return fmt.Errorf("remove the data: %w", err)
 	}
+	_ = os.Remove(filepath.Dir(s.dir)) // stays when other checkouts have theirs in it, or a copy of PostgreSQL is there
 	tell("removed %s", s.dir)
 	return nil
 }
