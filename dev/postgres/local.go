@@ -30,8 +30,9 @@ type local struct {
 
 // start makes the data if it is missing, sets a new password, and runs the server until it takes connections.
 func (s *local) start(ctx context.Context) (*Server, error) {
-	if err := os.Chown(s.dir, s.account.uid, s.account.gid); err != nil {
-		return nil, fmt.Errorf("give %s to %s: %w", s.dir, s.account.name, err)
+	// Only data is the server's: what root writes beside it, such as the log, the server must not put elsewhere.
+	if err := os.Chmod(s.dir, 0o711); err != nil {
+		return nil, fmt.Errorf("open %s to %s: %w", s.dir, s.account.name, err)
 	}
 	data := filepath.Join(s.dir, "data")
 	if !exists(data) {
@@ -65,8 +66,14 @@ func (s *local) create(ctx context.Context, data string) error {
 	if err := os.RemoveAll(fresh); err != nil {
 		return fmt.Errorf("remove a half-made data folder: %w", err)
 	}
+	if err := os.Mkdir(fresh, 0o700); err != nil {
+		return fmt.Errorf("make data folder: %w", err)
+	}
+	if err := os.Chown(fresh, s.account.uid, s.account.gid); err != nil {
+		return fmt.Errorf("give the data folder to %s: %w", s.account.name, err)
+	}
 	args := append([]string{"-D", fresh, "-U", "postgres", "-E", "UTF8", "--locale=C", "-A", "reject"}, s.kind.initdb...)
-	if out, err := s.account.command(ctx, filepath.Join(s.bin, "initdb"), args...).CombinedOutput(); err != nil {
+	if out, err := s.command(ctx, "initdb", args...).CombinedOutput(); err != nil {
 		return fmt.Errorf("initdb as %s: %w\n%s", s.account.name, err, out)
 	}
 	hba := filepath.Join(fresh, "pg_hba.conf")
@@ -88,7 +95,7 @@ func (s *local) create(ctx context.Context, data string) error {
 // and nobody else gets in meanwhile.
 func (s *local) single(ctx context.Context, data string, statements ...string) error {
 	args := append([]string{"--single", "-D", data, "-c", "exit_on_error=on"}, s.options()...)
-	cmd := s.account.command(ctx, filepath.Join(s.bin, "postgres"), append(args, "postgres")...)
+	cmd := s.command(ctx, "postgres", append(args, "postgres")...)
 	cmd.Stdin = strings.NewReader(strings.Join(statements, "\n") + "\n")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		for _, line := range strings.Split(string(out), "\n") { // the rest may show the statement
@@ -99,6 +106,16 @@ func (s *local) single(ctx context.Context, data string, statements ...string) e
 		return err
 	}
 	return nil
+}
+
+// command is one of the server's programs: it ends with us, and holds the lock on the data while it lives.
+func (s *local) command(ctx context.Context, program string, args ...string) *exec.Cmd {
+	cmd := s.account.command(ctx, filepath.Join(s.bin, program), args...)
+	if s.lock != nil {
+		cmd.ExtraFiles = []*os.File{s.lock}
+	}
+	s.guard.Join(cmd.SysProcAttr)
+	return cmd
 }
 
 func (s *local) options() []string {
@@ -119,12 +136,8 @@ func (s *local) run(ctx context.Context, data string, port int) error {
 	args := append([]string{
 		"-D", data, "-c", "listen_addresses=127.0.0.1", "-c", "port=" + strconv.Itoa(port), "-c", "unix_socket_directories=",
 	}, s.options()...)
-	cmd := s.account.command(context.WithoutCancel(ctx), filepath.Join(s.bin, "postgres"), args...)
+	cmd := s.command(context.WithoutCancel(ctx), "postgres", args...)
 	cmd.Stdout, cmd.Stderr = log, log
-	if s.lock != nil {
-		cmd.ExtraFiles = []*os.File{s.lock}
-	}
-	s.guard.Join(cmd.SysProcAttr)
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start PostgreSQL: %w", err)
 	}
