@@ -3,6 +3,7 @@
 package source
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"embed"
@@ -157,7 +158,6 @@ type chunkReader struct {
 	id     int64
 	seq    int32
 	chunks int32
-	bytes  int64
 	sum    []byte
 	digest hash.Hash
 	data   []byte
@@ -165,7 +165,7 @@ type chunkReader struct {
 
 func open(ctx context.Context, db *pgxpool.Pool, id int64) (*chunkReader, error) {
 	r := &chunkReader{ctx: ctx, db: db, id: id, digest: sha256.New()}
-	err := db.QueryRow(ctx, query("open"), pgx.NamedArgs{"id": id}).Scan(&r.bytes, &r.chunks, &r.sum)
+	err := db.QueryRow(ctx, query("open"), pgx.NamedArgs{"id": id}).Scan(&r.chunks, &r.sum)
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = ErrNotFound
 	}
@@ -182,7 +182,6 @@ func (r *chunkReader) Read(p []byte) (int, error) {
 			return 0, fmt.Errorf("read chunk %d: %w", r.seq, err)
 		}
 		r.seq++
-		r.bytes -= int64(len(r.data))
 		r.digest.Write(r.data)
 	}
 	n := copy(p, r.data)
@@ -191,8 +190,8 @@ func (r *chunkReader) Read(p []byte) (int, error) {
 }
 
 func (r *chunkReader) end() error {
-	if r.bytes != 0 || string(r.digest.Sum(nil)) != string(r.sum) {
-		return errors.New("what is stored is not what was stored: sha256 or size differ")
+	if !bytes.Equal(r.digest.Sum(nil), r.sum) {
+		return errors.New("what is there is not what was stored: its sha256 differs")
 	}
 	return io.EOF
 }

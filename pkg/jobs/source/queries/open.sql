@@ -1,3 +1,3 @@
 -- open: what a complete source must turn out to be.
-SELECT byte_count, chunk_count, sha256 FROM ci_sources
+SELECT chunk_count, sha256 FROM ci_sources
 WHERE  id = @id AND sha256 IS NOT NULL

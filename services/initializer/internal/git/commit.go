@@ -212,7 +212,7 @@ func (c *Commit) Changed(ctx context.Context, base string) (paths []string, know
 		}
 		return nil, false, fmt.Errorf("fetch the base: %w", err)
 	}
-	out, err := c.output(ctx, "diff-tree", "-r", "-z", "--name-only", "--no-renames", "--end-of-options", base, c.SHA)
+	out, err := c.output(ctx, "diff-tree", "-r", "-z", "--name-only", "--end-of-options", base, c.SHA)
 	if errors.Is(err, errTooMuch) {
 		return nil, false, nil
 	}

@@ -62,7 +62,7 @@ func Open(settings Settings) (*Client, error) {
 		return nil, fmt.Errorf("make a folder for git: %w", err)
 	}
 	c := &Client{settings: settings, folder: folder, lock: lock}
-	if err := os.WriteFile(filepath.Join(folder, "gitconfig"), []byte(c.config()), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(folder, ".gitconfig"), []byte(c.config()), 0o600); err != nil {
 		_ = c.Close()
 		return nil, fmt.Errorf("write git's configuration: %w", err)
 	}
@@ -103,7 +103,6 @@ func (c *Client) config() string {
 	missingSpaceBeforeDate = ignore
 	missingSpaceBeforeEmail = ignore
 	missingNameBeforeEmail = ignore
-	missingEmail = ignore
 [gc]
 	auto = 0
 [maintenance]
@@ -178,7 +177,7 @@ func (c *Client) git(ctx context.Context, cmd command) error {
 	p := exec.CommandContext(ctx, "/bin/sh", limited...)
 	p.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + c.folder, "TMPDIR=" + c.folder, "LC_ALL=C",
-		"GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=" + filepath.Join(c.folder, "gitconfig"), "GIT_ATTR_NOSYSTEM=1",
+		"GIT_CONFIG_NOSYSTEM=1", "GIT_ATTR_NOSYSTEM=1",
 		"GIT_TERMINAL_PROMPT=0", "GIT_ASKPASS=", "SSH_ASKPASS=", "GIT_ALLOW_PROTOCOL=",
 	}
 	p.Dir = c.folder

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"io"
@@ -112,21 +113,29 @@ func TestNamesAreResolvedToCommits(t *testing.T) {
 	for name, ref := range map[string]string{
 		"unknown branch":         "nope",
 		"only the end of a name": "odd",
-		"a pattern":              "ma*",
 		"an option":              "--upload-pack=touch /tmp/x",
 		"an option behind refs":  "refs/heads/--upload-pack=x",
 		"up":                     "refs/heads/../../etc",
 		"a space":                "a b",
 		"a newline":              "a\nb",
-		"4 KB":                   strings.Repeat("a", 4096),
 		"an older commit":        "main~1",
 		"another object":         "main:a",
 		"a commit in capitals":   strings.ToUpper(first),
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, _, err := c.Resolve(t.Context(), r.URL, ref)
-			wantFault(t, err, "")
+			wantFault(t, err, "branch or tag")
 		})
+	}
+}
+
+func TestAPatternIsNoName(t *testing.T) {
+	r := gittest.New(t)
+	r.Commit("main", map[string]gittest.Node{"a": file("1")})
+	c := open(t, nil)
+	for _, ref := range []string{"*", "ma*", "m?in", "m[a]in", `m\ain`, strings.Repeat("a", 4096)} {
+		_, _, err := c.Resolve(t.Context(), r.URL, ref)
+		wantFault(t, err, "cannot be the name of a branch or tag")
 	}
 }
 
@@ -185,10 +194,18 @@ func TestACommitThatIsTooLargeIsAFault(t *testing.T) {
 	if _, err := rand.Read(noise); err != nil {
 		t.Fatal(err)
 	}
-	sha := r.Commit("main", map[string]gittest.Node{"a": file(string(noise))})
-	_, err := open(t, func(s *git.Settings) { s.MaxBytes = 512 << 10 }).Fetch(t.Context(), r.URL, sha)
-	wantFault(t, err, "larger than a commit may be")
-	fetch(t, open(t, func(s *git.Settings) { s.MaxBytes = 2 << 20 }), r.URL, sha)
+	many := map[string]gittest.Node{} // none of them too large by itself
+	for i := range 16 {
+		many[strconv.Itoa(i)] = file(string(noise[i<<16 : (i+1)<<16]))
+	}
+	for name, tree := range map[string]map[string]gittest.Node{"one file": {"a": file(string(noise))}, "many files": many} {
+		t.Run(name, func(t *testing.T) {
+			sha := r.Commit("main", tree)
+			_, err := open(t, func(s *git.Settings) { s.MaxBytes = 512 << 10 }).Fetch(t.Context(), r.URL, sha)
+			wantFault(t, err, "larger than a commit may be")
+			fetch(t, open(t, func(s *git.Settings) { s.MaxBytes = 2 << 20 }), r.URL, sha)
+		})
+	}
 }
 
 func TestOnlyURLsOfRepositoriesAreTaken(t *testing.T) {
@@ -371,15 +388,16 @@ func TestTheArchiveIsWhatWasCommitted(t *testing.T) {
 	}
 }
 
-func TestHostileObjectsAreAFault(t *testing.T) {
-	entry := func(mode, name, sha string) string {
-		raw := make([]byte, 20)
-		for i := range raw {
-			n, _ := strconv.ParseUint(sha[2*i:2*i+2], 16, 8)
-			raw[i] = byte(n)
-		}
-		return mode + " " + name + "\x00" + string(raw)
+// entry is a line of a tree object.
+func entry(mode, name, sha string) string {
+	raw, err := hex.DecodeString(sha)
+	if err != nil {
+		panic(err)
 	}
+	return mode + " " + name + "\x00" + string(raw)
+}
+
+func TestHostileObjectsAreAFault(t *testing.T) {
 	for name, tree := range map[string]func(r *gittest.Repository) string{
 		"a path upwards": func(r *gittest.Repository) string {
 			return entry("40000", "..", r.Object("tree", entry("100644", "x", r.Blob("x"))))
@@ -408,11 +426,21 @@ func TestHostileObjectsAreAFault(t *testing.T) {
 }
 
 func TestOldHarmlessFaultsOfHistoryAreLetThrough(t *testing.T) {
-	r := gittest.New(t)
-	tree := r.Git("", "mktree", "--missing")
-	sha := r.Object("commit", "tree "+tree+"\nauthor a <a@b.c> 1 +051800\ncommitter <> 1 +0000\n\nx")
-	r.Git("", "update-ref", "refs/heads/main", sha)
-	fetch(t, open(t, nil), r.URL, sha)
+	for name, row := range map[string]struct{ mode, author string }{
+		"mode with a zero in front": {"0100644", "a <a@b.c> 1 +0000"},
+		"a time zone that is none":  {"100644", "a <a@b.c> 1 +051800"},
+		"no space before the date":  {"100644", "a <a@b.c>1 +0000"},
+		"no space before the email": {"100644", "a<a@b.c> 1 +0000"},
+		"no name before the email":  {"100644", "<a@b.c> 1 +0000"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := gittest.New(t)
+			tree := r.Object("tree", entry(row.mode, "a", r.Blob("x")))
+			sha := r.Object("commit", "tree "+tree+"\nauthor "+row.author+"\ncommitter "+row.author+"\n\nx")
+			r.Git("", "update-ref", "refs/heads/main", sha)
+			fetch(t, open(t, nil), r.URL, sha)
+		})
+	}
 }
 
 func TestHooksAndConfigurationOfOthersDoNotCount(t *testing.T) {
@@ -603,6 +631,26 @@ func TestTheTokenGoesToItsHostAlone(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestAServerThatTellsTheTokenBackIsNotQuoted(t *testing.T) {
+	r := gittest.New(t)
+	s := serve(t, r, func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+			_, password, ok := q.BasicAuth()
+			if !ok {
+				w.Header().Set("WWW-Authenticate", `Basic realm="git"`)
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			w.Header().Set("Content-Type", "text/plain")
+			w.WriteHeader(http.StatusForbidden)
+			_, _ = io.WriteString(w, "no entry with "+password+"\x1b[2J")
+		})
+	})
+	c := open(t, func(g *git.Settings) { g.Token, g.TokenHost = token, s.host })
+	_, err := c.Fetch(t.Context(), s.URL+"/cat", strings.Repeat("12", 20))
+	wantFault(t, err, "no entry with *** [2J")
 }
 
 func TestTheTokenIsNotWhereOthersSeeIt(t *testing.T) {

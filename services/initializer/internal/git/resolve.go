@@ -22,7 +22,7 @@ func (c *Client) Resolve(ctx context.Context, repository, ref string) (full, sha
 		names = []string{"HEAD"}
 	case fullSHA.MatchString(ref):
 		return "", ref, nil
-	case !validRef(ref):
+	case len(ref) > 1000 || strings.ContainsAny(ref, `*?[\`): // patterns, to ls-remote; no name may hold them
 		return "", "", faultf("%.200q cannot be the name of a branch or tag", ref)
 	case strings.HasPrefix(ref, "refs/"):
 		names = []string{ref}
@@ -64,20 +64,4 @@ func (c *Client) Resolve(ctx context.Context, repository, ref string) (full, sha
 		return "", "", faultf("the repository has no default branch: it is empty, or its HEAD names a branch that does not exist")
 	}
 	return "", "", faultf("the repository has no branch or tag %q", ref)
-}
-
-// validRef says whether git could take the name (git-check-ref-format), and so whether it is safe in a pattern of
-// ls-remote, where * ? and [ would mean others too.
-func validRef(name string) bool {
-	if len(name) > 1000 || strings.HasPrefix(name, "-") || strings.HasSuffix(name, ".") || name == "@" ||
-		strings.Contains(name, "..") || strings.Contains(name, "@{") ||
-		strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r == 0x7f || strings.ContainsRune(`~^:?*[\`, r) }) {
-		return false
-	}
-	for part := range strings.SplitSeq(name, "/") {
-		if part == "" || strings.HasPrefix(part, ".") || strings.HasSuffix(part, ".lock") {
-			return false
-		}
-	}
-	return true
 }

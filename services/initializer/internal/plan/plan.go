@@ -26,7 +26,8 @@ const (
 	maxMatrixJobs  = 256  // per workflow
 	maxJobs        = 1000 // per run
 	maxSpecBytes   = 16 << 20
-	maxNameBytes   = 240 // "lockstep/" and the name are a status context; GitHub takes 255 characters
+	maxNameBytes   = 240  // "lockstep/" and the name are a status context; GitHub takes 255 characters
+	maxMistakes    = 1000 // per file
 	maxMessageSize = 500
 	maxReasonSize  = 3500 // the queue cuts a reason off at 4000 bytes
 )

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -717,6 +718,22 @@ func TestAReasonHasRoomForSoMuch(t *testing.T) {
 	told := len(lines) - 1
 	if want := fmt.Sprintf("and %d more mistakes from line %d on", 200-told, 6+told); lines[told] != want {
 		t.Errorf("the last line is %q, want %q", lines[told], want)
+	}
+}
+
+func TestAFileOfMistakesIsReadQuickly(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("on: push\njobs:\n")
+	for i := range 900 {
+		fmt.Fprintf(&b, " j%d: {x1: , x2: , x3: , x4: , x5: , x6: , x7: , x8: , x9: , if: , uses: , with: , steps: [{}, {}, {}, {}, {}, {}, {}, {}, {}]}\n", i)
+	}
+	began := time.Now()
+	p := run(t, push, b.String())
+	if n := len(p.Bad[0].Mistakes); n != 1000 {
+		t.Errorf("%d mistakes are kept, want 1000", n)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("it took %s", took)
 	}
 }
 

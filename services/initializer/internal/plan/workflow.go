@@ -45,7 +45,7 @@ func at(p *actionlint.Pos) pos { return pos{p.Line, p.Col} }
 func (w *workflow) mistakef(at pos, format string, args ...any) {
 	// The YAML parser gives no line for some mistakes in the first one.
 	m := Mistake{Line: max(at.line, 1), Column: max(at.column, 1), Message: oneLine(fmt.Sprintf(format, args...))}
-	if !slices.Contains(w.mistakes, m) { // a matrix meets the same mistake again and again
+	if len(w.mistakes) < maxMistakes && !slices.Contains(w.mistakes, m) { // a matrix meets the same mistake again and again
 		w.mistakes = append(w.mistakes, m)
 	}
 }
@@ -103,11 +103,6 @@ func (w *workflow) plan() {
 	if len(w.jobs) > maxMatrixJobs {
 		w.mistakef(pos{1, 1}, "the workflow has %d jobs, the limit is %d", len(w.jobs), maxMatrixJobs)
 	}
-	if len(w.mistakes)+len(found) == 0 {
-		if found, err = lintExpressions(tree); err != nil {
-			w.mistakef(pos{1, 1}, "%s", err)
-		}
-	}
 }
 
 // lint parses the file with actionlint and returns its findings. The tree is nil if it is not complete enough to be
@@ -118,35 +113,26 @@ func lint(src string) (tree *actionlint.Workflow, found []*actionlint.Error, err
 	if tree == nil {
 		return nil, broken, nil
 	}
-	// Not its checks of runner labels (ours are settings), of actions (we stand in for those we know), of permissions,
-	// credentials and reusable workflows (there are none), and nothing that starts a program.
-	found, err = visit(tree, actionlint.NewRuleMatrix(), actionlint.NewRuleShellName(), actionlint.NewRuleEvents(), actionlint.NewRuleJobNeeds(),
-		actionlint.NewRuleEnvVar(), actionlint.NewRuleID(), actionlint.NewRuleGlob(), actionlint.NewRuleDeprecatedCommands())
-	found = append(broken, found...)
+	// Not its checks of expressions (our subset is narrower), of runner labels (ours are settings), of actions (we stand
+	// in for those we know), of permissions, credentials and reusable workflows (there are none), and nothing that starts
+	// a program.
+	rules := []actionlint.Rule{
+		actionlint.NewRuleMatrix(), actionlint.NewRuleShellName(), actionlint.NewRuleEvents(), actionlint.NewRuleJobNeeds(),
+		actionlint.NewRuleEnvVar(), actionlint.NewRuleID(), actionlint.NewRuleGlob(), actionlint.NewRuleDeprecatedCommands(),
+	}
+	visitor := actionlint.NewVisitor()
+	for _, r := range rules {
+		visitor.AddPass(r)
+	}
+	err = visitor.Visit(tree)
+	found = broken
+	for _, r := range rules {
+		found = append(found, r.Errs()...)
+	}
 	if len(broken) > 0 {
 		return nil, found, err
 	}
 	return tree, found, err
-}
-
-// lintExpressions is the last net, for a file without other mistakes: actionlint knows the types and places of
-// expressions. Our own check comes first, because it knows the subset and finds the place within a block.
-func lintExpressions(tree *actionlint.Workflow) (found []*actionlint.Error, err error) {
-	defer recovered(&err)
-	return visit(tree, actionlint.NewRuleExpression(actionlint.NewLocalActionsCache(nil, nil),
-		actionlint.NewLocalReusableWorkflowCache(nil, "", nil)))
-}
-
-func visit(tree *actionlint.Workflow, rules ...actionlint.Rule) (found []*actionlint.Error, err error) {
-	v := actionlint.NewVisitor()
-	for _, r := range rules {
-		v.AddPass(r)
-	}
-	err = v.Visit(tree)
-	for _, r := range rules {
-		found = append(found, r.Errs()...)
-	}
-	return found, err
 }
 
 // adopt takes findings of actionlint over, but for those at a place where we have one: ours knows the subset.
@@ -363,6 +349,7 @@ var honoured = map[string]map[string][]string{
 		"go-version":      nil,
 		"go-version-file": nil,
 		"cache":           {"false"},
+		"check-latest":    {"false"},
 	},
 }
 
