@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -74,15 +75,50 @@ func (b *bench) work() string { return filepath.Join(b.dir, "work") }
 type runner struct {
 	*os.Process
 	t     *testing.T
-	said  bytes.Buffer
+	said  output
 	ended chan struct{}
 	err   error // how, once it has ended
+}
+
+// output is what a process says.
+type output struct {
+	mu   sync.Mutex
+	text []byte
+	more chan struct{} // closed and made anew when there is more
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.text = append(o.text, p...)
+	close(o.more)
+	o.more = make(chan struct{})
+	return len(p), nil
+}
+
+// await waits until a text has been said.
+func (o *output) await(t *testing.T, text string) {
+	t.Helper()
+	bound := time.After(soon)
+	for {
+		o.mu.Lock()
+		found, more := bytes.Contains(o.text, []byte(text)), o.more
+		o.mu.Unlock()
+		if found {
+			return
+		}
+		select {
+		case <-more:
+		case <-bound:
+			t.Fatalf("the runner does not say %q", text)
+		}
+	}
 }
 
 // start starts a runner that knows a secret. It is stopped when the test ends.
 func (b *bench) start(env ...string) *runner {
 	b.t.Helper()
-	r := &runner{t: b.t, ended: make(chan struct{})}
+	r := &runner{t: b.t, ended: make(chan struct{}), said: output{more: make(chan struct{})}}
 	command := exec.Command("/proc/self/exe")
 	command.Env = append([]string{
 		"TEST_RUNNER=1", "GORACE=atexit_sleep_ms=0", "PATH=" + os.Getenv("PATH"), "SECRET=canary",
@@ -105,7 +141,7 @@ func (b *bench) start(env ...string) *runner {
 			<-r.ended
 		}
 		if b.t.Failed() {
-			b.t.Logf("a runner said:\n%s", r.said.String())
+			b.t.Logf("a runner said:\n%s", r.said.text)
 		}
 	})
 	return r
@@ -478,7 +514,7 @@ func TestAStepGoesOnWhileTheDatabaseIsAway(t *testing.T) {
 	gate := b.pipe("gate")
 	pulse := b.pulse()
 	job := b.plan(`exec 3>"$DIR/pulse"; echo up >&3; read x <"$DIR/gate"; echo "got $x"; head -c 300000 /dev/zero`, "echo second")
-	b.start()
+	r := b.start()
 	pulse.beats(1)
 	name := jobstest.Value[string](t, b.db, "SELECT current_database()::text")
 	b.db.Exec(t, "REVOKE CONNECT ON DATABASE "+name+" FROM PUBLIC")
@@ -487,6 +523,8 @@ func TestAStepGoesOnWhileTheDatabaseIsAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	pulse.stops() // the step has ended, with nobody to tell
+	r.said.await(t, "could not store the log")
+	r.said.await(t, "could not write the steps")
 	b.db.Exec(t, "GRANT CONNECT ON DATABASE "+name+" TO PUBLIC")
 	b.await(job, "success")
 	if got := b.steps(job, b.attempt(job)); got != "success(0) success(0)" {

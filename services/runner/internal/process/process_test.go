@@ -183,6 +183,7 @@ func TestTheSlotOfAKilledRunnerIsTakenWhenItsProcessesAreGone(t *testing.T) {
 	if err := runner.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
+	_ = runner.Wait()
 	// Its supervisor holds the lock while it kills the step, which ignores SIGTERM.
 	lock, err := os.Open(filepath.Join(dir, "0.lock"))
 	if err != nil {
