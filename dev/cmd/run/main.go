@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -42,8 +41,8 @@ func main() {
 		fmt.Print(usage)
 		os.Exit(2)
 	}
-	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		err = nil // we were told to stop, and did
+	if ctx.Err() != nil {
+		err = nil // what was cut short because we were told to stop is no fault
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "run:", err)
