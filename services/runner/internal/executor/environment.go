@@ -2,7 +2,9 @@ package executor
 
 import (
 	"maps"
+	"net/url"
 	"os"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -59,10 +61,18 @@ func refName(ref string) string {
 	return ref
 }
 
-// repositoryName is owner/name: the last two parts of the URL.
-func repositoryName(url string) string {
-	parts := strings.Split(strings.TrimSuffix(url, "/"), "/")
-	return strings.Join(parts[max(0, len(parts)-2):], "/")
+// repositoryName is what the initializer expands github.repository to: the path of the URL; of a file URL its last two
+// parts.
+func repositoryName(repository string) string {
+	u, err := url.Parse(repository)
+	if err != nil {
+		return repository
+	}
+	if u.Scheme != "file" {
+		return strings.Trim(u.Path, "/")
+	}
+	owner, name := path.Split(path.Clean(u.Path))
+	return path.Join(path.Base(owner), strings.TrimSuffix(name, ".git"))
 }
 
 // list has the form that processes take, later maps winning.

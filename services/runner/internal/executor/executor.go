@@ -81,7 +81,7 @@ type run struct {
 
 // Run runs the job until its last step, the first that does not succeed, its timeout, or the end of ctx. Its processes
 // in the background may live on until the box is closed. An error means that nobody can know how the job would have
-// ended; jobs.ErrClaimLost and jobs.ErrStopping among them.
+// ended. The causes of ctx's end are among them, but for jobs.ErrCancelled, which is a result.
 func Run(ctx context.Context, job Job) (Result, error) {
 	r := &run{Job: job}
 	r.base = environment(job.Job, job.Spec.SHA, job.Box, job.Inherited)
@@ -118,10 +118,6 @@ func (r *run) result(ended error) (Result, error) {
 	case errors.As(ended, &failure):
 		return Result{Status: jobs.StatusFailure, Reason: failure.Error()}, nil
 	case errors.As(ended, &timeout):
-		r.Console.Note("the job %s", timeout)
-		return Result{Status: jobs.StatusFailure, Reason: "the job " + timeout.Error()}, nil
-	case errors.Is(ended, jobs.ErrDeadline):
-		timeout.limit = r.Job.Job.Timeout
 		r.Console.Note("the job %s", timeout)
 		return Result{Status: jobs.StatusFailure, Reason: "the job " + timeout.Error()}, nil
 	case errors.Is(ended, jobs.ErrCancelled):
@@ -169,7 +165,7 @@ func (r *run) step(ctx context.Context, s *spec.Step, state *Step) error {
 	case errors.As(ended, &failure):
 		state.Status = StepFailure
 		r.Console.Note("step %d failed after %s: %s", s.Number, took, failure.text)
-	case errors.As(ended, new(timeoutError)), errors.Is(ended, jobs.ErrDeadline):
+	case errors.As(ended, new(timeoutError)):
 		state.Status = StepFailure
 	case errors.Is(ended, jobs.ErrCancelled), errors.Is(ended, jobs.ErrStopping), errors.Is(ended, jobs.ErrClaimLost):
 		state.Status = StepCancelled

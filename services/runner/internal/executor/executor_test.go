@@ -136,7 +136,7 @@ func (b *bench) file(name, content string) {
 func job() *jobs.Job {
 	return &jobs.Job{
 		ID: 12, RunID: 11, Attempt: 1, Repository: "https://github.com/acme/widgets", Name: "ci / test",
-		Event: "push", Ref: "refs/heads/main", Author: "jane", Timeout: time.Hour,
+		Event: "push", Ref: "refs/heads/main", Author: "jane",
 	}
 }
 
@@ -442,24 +442,6 @@ func TestAJobThatTakesTooLongFails(t *testing.T) {
 	}
 }
 
-func TestTheClaimsDeadlineIsAFailureToo(t *testing.T) {
-	t.Parallel()
-	b := newBench(t)
-	b.grace = time.Hour // it does not count
-	ctx, cancel := context.WithCancelCause(t.Context())
-	go func() {
-		b.await("ready\n")
-		cancel(jobs.ErrDeadline)
-	}()
-	result, steps, err := b.run(ctx, scripts(stubborn))
-	if want := (executor.Result{Status: jobs.StatusFailure, Reason: "the job timed out after 1h0m0s"}); err != nil || result != want {
-		t.Errorf("got %+v, %v, want %+v", result, err, want)
-	}
-	if got := statuses(steps); got != "failure(137)" {
-		t.Errorf("steps: %s", got)
-	}
-}
-
 func TestCancelGivesAStepTimeToCleanUp(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -497,7 +479,11 @@ func TestCancelEndsWhoDoesNotCleanUp(t *testing.T) {
 
 func TestALostClaimEndsTheJobAtOnceWithoutAResult(t *testing.T) {
 	t.Parallel()
-	for _, cause := range []error{jobs.ErrClaimLost, jobs.ErrStopping} {
+	for cause, want := range map[error]string{
+		jobs.ErrClaimLost: "cancelled(137) skipped",
+		jobs.ErrStopping:  "cancelled(137) skipped",
+		jobs.ErrDeadline:  "error(137) skipped",
+	} {
 		b := newBench(t)
 		b.grace = time.Hour // it does not count
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -506,7 +492,7 @@ func TestALostClaimEndsTheJobAtOnceWithoutAResult(t *testing.T) {
 			cancel(cause)
 		}()
 		result, steps, err := b.run(ctx, scripts(stubborn, "echo never"))
-		if !errors.Is(err, cause) || result != (executor.Result{}) || statuses(steps) != "cancelled(137) skipped" {
+		if !errors.Is(err, cause) || result != (executor.Result{}) || statuses(steps) != want {
 			t.Errorf("%v: got %+v, %s, %v", cause, result, statuses(steps), err)
 		}
 	}
