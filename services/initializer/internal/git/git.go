@@ -118,7 +118,7 @@ func (c *Client) config() string {
 		b.WriteString("[safe]\n\tdirectory = *\n")
 	}
 	if c.settings.Token != "" {
-		fmt.Fprintf(&b, "[credential \"https://%s\"]\n\thelper = \"!f() { test \\\"$1\\\" = get && cat <&3; }; f\"\n", c.settings.TokenHost)
+		fmt.Fprintf(&b, "[credential \"https://%s\"]\n\thelper = \"!f() { test \\\"$1\\\" = get && cat <&4; }; f\"\n", c.settings.TokenHost)
 	}
 	return b.String()
 }
@@ -169,14 +169,23 @@ type command struct {
 	out    io.Writer
 }
 
+// supervised runs git with limits that nothing it starts can exceed, and kills all of it when this process dies: then
+// the pipe on descriptor 3 ends. ulimit counts 512 bytes; with the signal ignored, git gets an error that it can tell.
+const supervised = `
+trap "" XFSZ
+ulimit -f "$0" && ulimit -c 0 || exit
+(read -r _ <&3; kill -9 0) </dev/null >/dev/null 2>&1 &
+git "$@" 3<&-
+code=$?
+{ kill $!; wait $!; } 2>/dev/null
+exit $code`
+
 // git runs one command. Its error holds what git said on standard error; explain makes a Fault of it where it is one.
 func (c *Client) git(ctx context.Context, cmd command) error {
-	// Nothing that git starts can exceed the limits; sh is gone once it has set them. ulimit counts 512 bytes. With the
-	// signal ignored git gets an error that it can tell us.
-	limited := append([]string{"-c", `trap "" XFSZ && ulimit -f "$0" && ulimit -c 0 && exec git "$@"`, fmt.Sprint(c.settings.MaxBytes / 512)}, cmd.args...)
-	p := exec.CommandContext(ctx, "/bin/sh", limited...)
+	args := append([]string{"-c", supervised, fmt.Sprint(c.settings.MaxBytes / 512)}, cmd.args...)
+	p := exec.CommandContext(ctx, "/bin/sh", args...)
 	p.Env = []string{
-		"PATH=" + os.Getenv("PATH"), "HOME=" + c.folder, "TMPDIR=" + c.folder, "LC_ALL=C",
+		"PATH=" + os.Getenv("PATH"), "HOME=" + c.folder, "TMPDIR=" + c.folder, "LC_ALL=C", // the configuration is in HOME
 		"GIT_CONFIG_NOSYSTEM=1", "GIT_ATTR_NOSYSTEM=1",
 		"GIT_TERMINAL_PROMPT=0", "GIT_ASKPASS=", "SSH_ASKPASS=", "GIT_ALLOW_PROTOCOL=",
 	}
@@ -185,6 +194,12 @@ func (c *Client) git(ctx context.Context, cmd command) error {
 		p.Dir = cmd.folder
 		p.Env = append(p.Env, "GIT_DIR="+cmd.folder)
 	}
+	alive, stop, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("make a pipe for git: %w", err)
+	}
+	defer func() { _ = errors.Join(alive.Close(), stop.Close()) }()
+	p.ExtraFiles = []*os.File{alive} // descriptor 3
 	if cmd.remote != nil {
 		p.Env = append(p.Env, "GIT_ALLOW_PROTOCOL="+cmd.remote.protocol)
 		for _, name := range []string{"HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "GIT_SSL_CAINFO"} {
@@ -198,12 +213,12 @@ func (c *Client) git(ctx context.Context, cmd command) error {
 				return err
 			}
 			defer func() { _ = pipe.Close() }()
-			p.ExtraFiles = []*os.File{pipe} // descriptor 3
+			p.ExtraFiles = append(p.ExtraFiles, pipe) // descriptor 4
 		}
 	}
 	var said tail
 	p.Stdout, p.Stderr = cmd.out, &said
-	p.SysProcAttr = ownGroup()
+	p.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	p.Cancel = func() error { return syscall.Kill(-p.Process.Pid, syscall.SIGKILL) } // git and all it started
 	p.WaitDelay = 5 * time.Second
 	if err := p.Run(); err != nil {

@@ -1,8 +1,0 @@
-package git
-
-import "syscall"
-
-// ownGroup puts git into a process group of its own, and has it killed should this process die.
-func ownGroup() *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-}
