@@ -35,6 +35,7 @@
 //	the worker stops for a while       it finds itself marked, cancels its handlers, registers anew
 //	PostgreSQL goes away               workers stop claiming and keep their handlers; writes are retried
 //	it stays away for two leases       handlers are cancelled: others may hold the jobs by now
+//	the reply to a claim is lost       two beats later the worker gives back what it does not know of
 //	a notification is lost             the next poll finds the work, at most Poll later
 //	a handler hangs                    the reaper ends the job at its deadline
 //	a handler returns an error         blocked until the end of a backoff, then again; `error` after too many

@@ -82,8 +82,10 @@ func (w *worker) beat(life context.Context) error {
 	}
 
 	var alive bool
-	var held, cancelled []pgtype.UUID
-	err := w.db.beats.QueryRow(ctx, query("beat"), pgx.NamedArgs{"worker": id}).Scan(&alive, &held, &cancelled)
+	var jobs []int64
+	var tokens []pgtype.UUID
+	var cancelled []bool
+	err := w.db.beats.QueryRow(ctx, query("beat"), pgx.NamedArgs{"worker": id}).Scan(&alive, &jobs, &tokens, &cancelled)
 	if err != nil {
 		return fmt.Errorf("beat of worker %d: %w", id, err)
 	}
@@ -91,18 +93,44 @@ func (w *worker) beat(life context.Context) error {
 		return fmt.Errorf("beat of worker %d: %w", id, errMarked)
 	}
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	w.lastBeat = began
 	for _, c := range mine {
+		at := slices.Index(tokens, c.job.Token)
 		switch {
 		case c.ending:
-		case !slices.Contains(held, c.job.Token):
+		case at < 0:
 			c.cancel(ErrClaimLost)
-		case slices.Contains(cancelled, c.job.Token):
+		case cancelled[at]:
 			c.cancel(ErrCancelled)
 		}
 	}
+	orphans := w.orphans(jobs, tokens)
+	w.mu.Unlock()
+	for _, job := range orphans {
+		if err := w.db.release(ctx, job); err != nil && !errors.Is(err, ErrClaimLost) {
+			return fmt.Errorf("give back an orphaned claim: %w", err)
+		}
+		w.log.Warn("gave back a claim that nobody worked on", zap.Int64("job_id", job.ID))
+	}
 	return nil
+}
+
+// orphans are claims that the database says are ours and that nobody here works on: the reply to the claim was lost, or
+// their end could not be written for too long. One that is seen for the first time may still be on its way here. The
+// caller holds mu.
+func (w *worker) orphans(jobs []int64, tokens []pgtype.UUID) (orphans []*Job) {
+	suspects := map[pgtype.UUID]bool{}
+	for i, token := range tokens {
+		switch {
+		case w.held[token] != nil:
+		case w.suspects[token]:
+			orphans = append(orphans, &Job{ID: jobs[i], Token: token})
+		default:
+			suspects[token] = true
+		}
+	}
+	w.suspects = suspects
+	return orphans
 }
 
 // cancelAll ends the contexts of all handlers. The first cause of a context stays.

@@ -168,3 +168,36 @@ func TestBeatOfAMarkedWorkerIsRefused(t *testing.T) {
 		t.Errorf("%d workers registered, want 2", n)
 	}
 }
+
+func TestAClaimWhoseReplyWasLostIsGivenBack(t *testing.T) {
+	t.Parallel()
+	db := jobstest.New(t)
+	runner := db.Open(t, "runner")
+	started := make(chan *jobs.Job, 1)
+	work(t, runner, runnerStage(1, func(_ context.Context, job *jobs.Job) (jobs.Result, error) {
+		started <- job
+		return jobs.Result{}, nil
+	}))
+	db.Await(t, soon, "SELECT count(*) = 1 FROM ci_workers")
+	enqueue(t, db, 1)
+	// The claim is made in the worker's name, and the worker never hears of it.
+	db.Exec(t, "UPDATE ci_jobs SET status = 'initializing', job_key = 'test'")
+	tx, err := db.Pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, sql := range []string{
+		"UPDATE ci_jobs SET status = 'initialized'",
+		"UPDATE ci_jobs SET status = 'running', worker_id = (SELECT id FROM ci_workers), deadline_at = now() + interval '1 hour'",
+	} {
+		if _, err := tx.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if job := receive(t, started, "the second claim"); job.Attempt != 3 || job.Failures != 0 {
+		t.Errorf("claimed %+v", job)
+	}
+}

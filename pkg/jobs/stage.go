@@ -123,7 +123,8 @@ type worker struct {
 	mu       sync.Mutex
 	id       int64 // in ci_workers; 0: not registered, so nothing may be claimed
 	held     map[pgtype.UUID]*claim
-	lastBeat time.Time // start of the last beat that succeeded
+	suspects map[pgtype.UUID]bool // claims of ours that the last beat saw and nobody here knew
+	lastBeat time.Time            // start of the last beat that succeeded
 }
 
 // claim is a job in our hands.
@@ -218,8 +219,7 @@ func (w *worker) ready() (id int64, free int) {
 }
 
 func (w *worker) claim(ctx context.Context, worker int64, slots int) ([]*Job, error) {
-	// Not ctx itself: a claim cut off by a SIGTERM may have been made. Then its jobs are in nobody's hands until
-	// this worker has left.
+	// Not ctx itself: a claim that a SIGTERM cuts off may have been made.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	rows, err := w.db.pool.Query(ctx, w.claimSQL, pgx.NamedArgs{"worker": worker, "slots": slots})
