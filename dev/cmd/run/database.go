@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/lockstep-ci/lockstep/dev/postgres"
 )
@@ -44,13 +46,17 @@ func migrate(ctx context.Context, bin, owner string) (map[string]string, error) 
 	command := func(verb string, env ...string) error {
 		cmd := exec.CommandContext(ctx, filepath.Join(bin, "migrate"), verb)
 		cmd.Env = append(append(os.Environ(), "DATABASE_URL="+owner), env...)
+		// A migration that is killed leaves a schema that wants a person: on SIGTERM it stops after the one at hand.
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+		cmd.WaitDelay = time.Minute
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("%s: %w: %s", verb, err, strings.ReplaceAll(strings.TrimSpace(string(out)), "\n", "; "))
 		}
 		return nil
 	}
 	if err := command("up"); err != nil {
-		return nil, fmt.Errorf("migrate %w", err)
+		return nil, fmt.Errorf("migrate %w (`make clean` removes a database of our own, for a fresh start)", err)
 	}
 	urls := map[string]string{}
 	var passwords []string
