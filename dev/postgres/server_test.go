@@ -58,7 +58,7 @@ func TestThrowawayIsASuperusersAndLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestOpenKeepsDataAndForgetsPasswords(t *testing.T) {
+func TestOpenKeepsDataForgetsPasswordsAndMindsNoStalePidFile(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(openDir(t), "state")
 	source := found(t)
@@ -81,6 +81,7 @@ func TestOpenKeepsDataAndForgetsPasswords(t *testing.T) {
 		t.Errorf("a service without its password: %s", err)
 	}
 	first.Stop()
+	leaveStalePidFile(t, dir)
 
 	second, err := Open(t.Context(), source, dir)
 	if err != nil {
@@ -116,37 +117,6 @@ func TestAKilledLaunchersServerEndsAndItsDataIsThereForTheNext(t *testing.T) {
 	if answer != 42 {
 		t.Errorf("the answer became %d", answer)
 	}
-}
-
-func TestAStalePidFileBlocksNobody(t *testing.T) {
-	t.Parallel()
-	dir := filepath.Join(openDir(t), "state")
-	server, err := Open(t.Context(), found(t), dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	server.Stop()
-	// After a power cut: a pid that is alive, but another program's.
-	sleep := exec.Command("sleep", "60")
-	if info, err := os.Stat(filepath.Join(dir, "data")); err != nil {
-		t.Fatal(err)
-	} else if stat := info.Sys().(*syscall.Stat_t); os.Geteuid() == 0 {
-		sleep.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: stat.Uid, Gid: stat.Gid}}
-	}
-	if err := sleep.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = sleep.Process.Kill(); _ = sleep.Wait() }()
-	stale := fmt.Sprintf("%d\n%s/data\n1\n5432\n\n127.0.0.1\n0 0\nready\n", sleep.Process.Pid, dir)
-	if err := os.WriteFile(filepath.Join(dir, "data", "postmaster.pid"), []byte(stale), 0o644); err != nil {
-		t.Fatal(err)
-	}
-
-	again, err := Open(t.Context(), found(t), dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	again.Stop()
 }
 
 func TestAKilledLaunchersThrowawayIsRemoved(t *testing.T) {
@@ -204,7 +174,7 @@ func TestNPMsCopyRunsAPostgreSQL(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, err := Open(t.Context(), source, filepath.Join(closed, "state"))
+	server, err := Throwaway(t.Context(), source, 10)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,6 +215,27 @@ func TestHomeIsWhereTheServersUserGets(t *testing.T) {
 	got, err := firstHome([]string{filepath.Join(file, "lockstep"), inClosed, inOpen})
 	if err != nil || got != want {
 		t.Errorf("home is %s, %v; want %s", got, err, want)
+	}
+}
+
+// leaveStalePidFile leaves what a power cut may: the pid of a server, which is another program's by now.
+func leaveStalePidFile(t *testing.T, dir string) {
+	t.Helper()
+	info, err := os.Stat(filepath.Join(dir, "data"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sleep := exec.Command("sleep", "60")
+	if stat := info.Sys().(*syscall.Stat_t); os.Geteuid() == 0 { // the server minds its own user's pids only
+		sleep.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: stat.Uid, Gid: stat.Gid}}
+	}
+	if err := sleep.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = sleep.Process.Kill(); _ = sleep.Wait() })
+	stale := fmt.Sprintf("%d\n%s/data\n1\n5432\n\n127.0.0.1\n0 0\nready\n", sleep.Process.Pid, dir)
+	if err := os.WriteFile(filepath.Join(dir, "data", "postmaster.pid"), []byte(stale), 0o644); err != nil {
+		t.Fatal(err)
 	}
 }
 
