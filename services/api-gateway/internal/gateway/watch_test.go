@@ -168,6 +168,7 @@ func TestLostWakeCostsTimeOnly(t *testing.T) {
 	s.db.Exec(t, "ALTER TABLE ci_jobs DISABLE TRIGGER ci_jobs_notify_insert")
 	s.db.Exec(t, "ALTER TABLE ci_jobs DISABLE TRIGGER ci_jobs_notify_update")
 	list := s.watch("")
+	list.hear("an empty list", func(m message) bool { return m.Type == "runs" && len(m.Runs) == 0 })
 	created := s.create()
 	list.hear("the run", func(m message) bool { return len(m.Runs) == 1 })
 	v := s.watch("?run=" + created.ID)

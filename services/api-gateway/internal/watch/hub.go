@@ -23,7 +23,7 @@ import (
 )
 
 const (
-	liveTick   = 200 * time.Millisecond // between two looks while something watched is not final: steps and logs notify nobody
+	liveTick   = 100 * time.Millisecond // between two looks while something watched is not final: steps and logs notify nobody
 	idleTick   = time.Second            // otherwise
 	restBeat   = 20 * time.Millisecond  // at least between two looks, so that a burst of wakes is one
 	lookLimit  = 10 * time.Second       // for the statements of one look

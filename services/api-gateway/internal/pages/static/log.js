@@ -2,9 +2,11 @@
 import { parse, plain } from "./ansi.js";
 import { el } from "./shared.js";
 
-const BLOCK = 200; // rows that the browser lays out together, or not at all while they are out of sight
-const MOST = 20000; // rows kept of one step; the plain log has the rest
+const BLOCK = 200; // lines that are laid out together, or not at all while they are out of sight
+const EAGER = 4000; // lines of a step that are elements from the start, so that the browser's search finds them
+const ROW = 19.375; // height of a line in CSS pixels, as long as it does not wrap (style.css: 12.5px * 1.55)
 const NEWLINE = 10;
+const ESCAPE = 27;
 
 export class Log {
   // place(number) returns the element for the output of a step; 0 is what comes before the first step.
@@ -97,46 +99,80 @@ class Part {
     this.start = start;
     this.style = plain;
     this.count = 0;
-    this.blocks = [];
-    this.open = null; // the row of an unfinished line
-    element.replaceChildren();
+    this.block = null; // the last one
+    this.open = el("div", {}); // an unfinished line
+    element.replaceChildren(this.open);
   }
 
   line(bytes) {
-    this.show(new Uint8Array(0));
-    let row;
-    [row, this.style] = render(++this.count, bytes, this.style);
-    this.#append(row);
+    if (!this.block || this.block.lines.length === BLOCK) {
+      this.block = new Block(this.count + 1, this.style, this.count < EAGER);
+      this.open.before(this.block.element);
+    }
+    this.count++;
+    this.style = this.block.add(bytes, this.style);
   }
 
   // show shows an unfinished line, as a progress bar is until it ends.
   show(bytes) {
-    if (this.open) this.open.remove();
-    this.open = null;
-    if (bytes.length === 0) return;
-    this.open = render(this.count + 1, bytes, this.style)[0];
-    this.#block().append(this.open);
-  }
-
-  #append(row) {
-    this.#block().append(row);
-    if (this.count > MOST && this.count % BLOCK === 0) {
-      this.blocks.shift().remove();
-      if (!this.cut) this.element.prepend(this.cut = el("p", { class: "cut" }));
-      this.cut.textContent = "The first " + (this.count - this.blocks.length * BLOCK) + " lines are not shown here; the plain log has them.";
-    }
-  }
-
-  #block() {
-    let block = this.blocks.at(-1);
-    if (!block || block.childElementCount >= BLOCK) {
-      block = el("div", { class: "block" });
-      this.blocks.push(block);
-      this.element.append(block);
-    }
-    return block;
+    this.open.replaceChildren(...(bytes.length === 0 ? [] : [render(this.count + 1, bytes, this.style)[0]]));
   }
 }
+
+// Block is some lines of a part. Beyond the first few thousand they are elements only while they are near the window.
+class Block {
+  constructor(first, style, eager) {
+    this.first = first; // the number of its first line
+    this.style = style; // in which that begins
+    this.lines = [];
+    this.shown = eager;
+    this.element = el("div", { class: "block" });
+    if (!eager) {
+      blocks.set(this.element, this);
+      nearby.observe(this.element);
+    }
+  }
+
+  // add appends a line, and returns the style that goes on behind it.
+  add(bytes, style) {
+    this.lines.push(bytes);
+    if (this.shown) {
+      const [row, next] = render(this.first + this.lines.length - 1, bytes, style);
+      this.element.append(row);
+      return next;
+    }
+    this.element.style.height = this.lines.length * ROW + "px";
+    return bytes.includes(ESCAPE) ? parse(decoder.decode(bytes), style)[1] : style;
+  }
+
+  show() {
+    if (this.shown) return;
+    this.shown = true;
+    let { style } = this;
+    this.element.append(...this.lines.map((bytes, i) => {
+      let row;
+      [row, style] = render(this.first + i, bytes, style);
+      return row;
+    }));
+    this.element.style.height = "";
+  }
+
+  hide() {
+    if (!this.shown) return;
+    this.shown = false;
+    this.element.style.height = this.element.offsetHeight + "px";
+    this.element.replaceChildren();
+  }
+}
+
+const blocks = new WeakMap(); // element -> Block
+const nearby = new IntersectionObserver((changes) => {
+  for (const change of changes) {
+    const block = blocks.get(change.target);
+    if (change.isIntersecting) block.show();
+    else block.hide();
+  }
+}, { rootMargin: "1500px" });
 
 const decoder = new TextDecoder();
 

@@ -140,10 +140,16 @@ function choose(id) {
 function showLog(message) {
   const view = views.get(message.job_id);
   if (!view || !view.log || view.log.attempt !== message.attempt) return;
-  const bytes = Uint8Array.from(atob(message.data || ""), (character) => character.charCodeAt(0));
-  view.log.write(message.offset, bytes);
+  view.log.write(message.offset, unpack(message.data || ""));
   if (message.ended) view.log.end();
-  if (following && message.job_id === chosen && view.live) scrollTo(0, document.documentElement.scrollHeight);
+}
+
+// unpack reads base64. (Uint8Array.from with a function takes ten times as long, and a log may have megabytes.)
+function unpack(base64) {
+  const text = atob(base64);
+  const bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  return bytes;
 }
 
 // The page follows the log until the reader scrolls up, and again from its end.
@@ -158,7 +164,10 @@ function look() {
 }
 addEventListener("scroll", look, { passive: true });
 addEventListener("resize", look, { passive: true });
-new ResizeObserver(look).observe(main);
+new ResizeObserver(() => {
+  if (following && views.get(chosen)?.live) scrollTo(0, document.documentElement.scrollHeight);
+  look();
+}).observe(main);
 toEnd.addEventListener("click", () => {
   following = true;
   scrollTo(0, document.documentElement.scrollHeight);
