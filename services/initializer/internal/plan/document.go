@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -84,7 +85,7 @@ func (w *workflow) read() bool {
 	if err != nil {
 		var syntax *yaml.ParserError
 		if errors.As(err, &syntax) {
-			w.mistakef(pos{syntax.Line, syntax.Column}, "not YAML: %s", syntax.Message)
+			w.mistakef(syntaxPos(syntax), "not YAML: %s", syntax.Message)
 		} else {
 			w.mistakef(pos{1, 1}, "%s", err)
 		}
@@ -95,6 +96,20 @@ func (w *workflow) read() bool {
 		return false
 	}
 	return w.check(root[0].Content[0], document, 1)
+}
+
+// ofTheGrammar are the mistakes that the decoder's parser finds; the others are its scanner's.
+var ofTheGrammar = regexp.MustCompile(`^did not find expected (<|node content|key|'-' indicator|',' or)|^found (undefined tag handle|duplicate %|incompatible YAML)`)
+
+// syntaxPos is where a mistake is, as people count. The decoder counts columns from 0; and lines too, save that the
+// scanner's count from 1 behind the first (go.yaml.in/yaml/v4 v4.0.0-rc.3, decode.go). Of what begins in the first line
+// and goes wrong in a later one it tells the later one.
+func syntaxPos(e *yaml.ParserError) pos {
+	line := e.Line
+	if line == 0 || ofTheGrammar.MatchString(e.Message) {
+		line++
+	}
+	return pos{line, e.Column + 1}
 }
 
 // notText returns the index of the first byte that cannot be part of a workflow file, or -1.
