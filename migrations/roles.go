@@ -35,9 +35,11 @@ func Roles(ctx context.Context, url string, passwords map[string]string) error {
 	}
 	for service, password := range passwords {
 		// ALTER ROLE takes no parameters; the server quotes for us. A statement in a log would show the
-		// password, so logging is off for this transaction.
+		// password, so logging is off for this transaction where we may say so.
 		var statement string
-		err := tx.QueryRow(ctx, `SELECT set_config('log_statement', 'none', true), format('ALTER ROLE %I PASSWORD %L', $1::text, $2::text)`,
+		err := tx.QueryRow(ctx, `
+			SELECT CASE WHEN has_parameter_privilege('log_statement', 'SET') THEN set_config('log_statement', 'none', true) END,
+			       format('ALTER ROLE %I PASSWORD %L', $1::text, $2::text)`,
 			RoleName(service), password).Scan(nil, &statement)
 		if err != nil {
 			return fmt.Errorf("prepare password of role %s: %w", RoleName(service), err)
