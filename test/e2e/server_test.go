@@ -30,7 +30,8 @@ func TestARunOutlivesARestartOfPostgreSQL(t *testing.T) {
 			t.Parallel()
 			server := newServer(t)
 			s := newSystemOn(t, server.db)
-			s.lease = 4 * time.Second // handlers give up after two
+			s.lease = 8 * time.Second // handlers give up after two; a killed server may take seconds to come back
+			s.more["runner"] = []string{"BEAT=1s"}
 			s.start()
 			repo := s.repository("octo/slow", workflow(`
 name: ci
@@ -53,7 +54,7 @@ jobs:
 			s.db.Await(t, 20*time.Second, "SELECT EXISTS (SELECT FROM ci_logs)")
 			end(server)
 			before := s.counted()
-			<-time.After(s.lease + time.Second)
+			<-time.After(s.lease)
 			server.start()
 			after := s.counted()
 			if after == before {
