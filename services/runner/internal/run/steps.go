@@ -142,13 +142,14 @@ func (s *steps) write(ctx context.Context, state []executor.Step) error {
 		finished []*float64
 		offsets  []*int64
 	)
+	now := time.Now()
 	for _, step := range state {
 		numbers = append(numbers, step.Number)
 		names = append(names, step.Name)
 		statuses = append(statuses, string(step.Status))
 		codes = append(codes, step.ExitCode)
-		started = append(started, age(step.Started))
-		finished = append(finished, age(step.Finished))
+		started = append(started, age(now, step.Started))
+		finished = append(finished, age(now, step.Finished))
 		offsets = append(offsets, step.LogOffset)
 	}
 	var held bool
@@ -166,11 +167,11 @@ func (s *steps) write(ctx context.Context, state []executor.Step) error {
 	return nil
 }
 
-// age is how long ago t was, in seconds; nil when it has not been.
-func age(t time.Time) *float64 {
+// age is how long before now t was, in seconds; nil when it has not been.
+func age(now, t time.Time) *float64 {
 	if t.IsZero() {
 		return nil
 	}
-	seconds := time.Since(t).Seconds()
+	seconds := now.Sub(t).Seconds()
 	return &seconds
 }
