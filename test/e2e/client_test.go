@@ -65,8 +65,15 @@ func (s *system) job(r run, name string) job {
 	return job{}
 }
 
-// request asks the gateway as the admin, and returns the answer with its body read.
-func (s *system) request(method, path string, body any, header ...string) (*http.Response, string) {
+// answer is what the gateway said.
+type answer struct {
+	code   int
+	header http.Header
+	text   string
+}
+
+// request asks the gateway as the admin. header holds names and values.
+func (s *system) request(method, path string, body any, header ...string) answer {
 	s.t.Helper()
 	var content io.Reader
 	if body != nil {
@@ -92,22 +99,22 @@ func (s *system) request(method, path string, body any, header ...string) (*http
 	if err != nil {
 		s.t.Fatalf("read answer to %s %s: %v", method, path, err)
 	}
-	return response, string(text)
+	return answer{response.StatusCode, response.Header, string(text)}
 }
 
-// ask wants a code and reads the answer's JSON into a value.
-func (s *system) ask(method, path string, body any, code int, into any, header ...string) *http.Response {
+// ask wants a code, and reads the answer's JSON into a value if there is one.
+func (s *system) ask(method, path string, body any, code int, into any, header ...string) answer {
 	s.t.Helper()
-	response, text := s.request(method, path, body, header...)
-	if response.StatusCode != code {
-		s.t.Fatalf("%s %s was answered with %d, want %d: %s", method, path, response.StatusCode, code, text)
+	got := s.request(method, path, body, header...)
+	if got.code != code {
+		s.t.Fatalf("%s %s was answered with %d, want %d: %s", method, path, got.code, code, got.text)
 	}
 	if into != nil {
-		if err := json.Unmarshal([]byte(text), into); err != nil {
-			s.t.Fatalf("%s %s was not answered with JSON: %v\n%s", method, path, err, text)
+		if err := json.Unmarshal([]byte(got.text), into); err != nil {
+			s.t.Fatalf("%s %s was not answered with JSON: %v\n%s", method, path, err, got.text)
 		}
 	}
-	return response
+	return got
 }
 
 func (s *system) run(id string) run {
@@ -164,19 +171,21 @@ func (s *system) finish(id, status string) run {
 // log is a job's whole log.
 func (s *system) log(j job) string {
 	s.t.Helper()
-	response, text := s.request(http.MethodGet, "/api/v1/jobs/"+j.ID+"/log", nil)
-	if kind := response.Header.Get("Content-Type"); response.StatusCode != http.StatusOK || !strings.HasPrefix(kind, "text/plain") {
-		s.t.Fatalf("log of job %s was answered with %d %s: %s", j.ID, response.StatusCode, kind, text)
-	}
-	return text
+	return s.read("/api/v1/jobs/"+j.ID+"/log", "text/plain")
 }
 
 // page is the HTML of a run's page.
 func (s *system) page(id string) string {
 	s.t.Helper()
-	response, text := s.request(http.MethodGet, "/run/"+id, nil)
-	if kind := response.Header.Get("Content-Type"); response.StatusCode != http.StatusOK || !strings.HasPrefix(kind, "text/html") {
-		s.t.Fatalf("page of run %s was answered with %d %s: %s", id, response.StatusCode, kind, text)
+	return s.read("/run/"+id, "text/html")
+}
+
+// read wants a document of this type.
+func (s *system) read(path, kind string) string {
+	s.t.Helper()
+	got := s.ask(http.MethodGet, path, nil, http.StatusOK, nil)
+	if is := got.header.Get("Content-Type"); !strings.HasPrefix(is, kind) {
+		s.t.Fatalf("%s is %s, want %s: %s", path, is, kind, got.text)
 	}
-	return text
+	return got.text
 }

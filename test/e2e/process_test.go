@@ -36,7 +36,7 @@ func spawn(t testing.TB, service, dir string, environment []string) *process {
 		t.Fatalf("make log file of %s: %v", service, err)
 	}
 	defer func() { _ = log.Close() }()
-	cmd := exec.Command(filepath.Join(binaries, service)) //nolint:noctx // it is stopped by its pid
+	cmd := exec.Command(filepath.Join(binaries, service))
 	cmd.Dir, cmd.Env = dir, environment
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -127,7 +127,7 @@ func (p *process) logged(t testing.TB, message string) map[string]any {
 func (p *process) metric(t testing.TB, name string) float64 {
 	t.Helper()
 	addr := p.logged(t, "serving health and metrics")["addr"].(string)
-	response, err := http.Get("http://" + addr + "/metrics") //nolint:noctx // loopback; the test's timeout bounds it
+	response, err := http.Get("http://" + addr + "/metrics")
 	if err != nil {
 		t.Fatalf("read metrics of %s: %v", p.service, err)
 	}

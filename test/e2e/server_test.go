@@ -119,7 +119,7 @@ func newServer(t testing.TB) *server {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	s := &server{t: t, source: postgres.Source{Bin: bin}, dir: filepath.Join(dir, "pg"), proxy: newProxy(t), db: &jobstest.Database{}}
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // the server's user passes through
+	if err := os.Chmod(dir, 0o755); err != nil { // the server's user passes through
 		t.Fatal(err)
 	}
 	t.Cleanup(s.stop)
@@ -204,7 +204,7 @@ type proxy struct {
 
 func newProxy(t testing.TB) *proxy {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // loopback
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,7 +245,7 @@ func (p *proxy) serve(client net.Conn) {
 	if target == "" {
 		return
 	}
-	backend, err := net.DialTimeout("tcp", target, 5*time.Second) //nolint:noctx // it has its timeout
+	backend, err := net.DialTimeout("tcp", target, 5*time.Second)
 	if err != nil {
 		return
 	}
