@@ -43,6 +43,7 @@ CREATE TABLE ci_runs (
     event               text NOT NULL,
     ref                 text,     -- refs/heads/…; what was asked for until the initializer resolves it; NULL: default branch
     head_sha            text,     -- the one commit of this run; NULL until known
+    base_ref            text,     -- of a pull request: the branch it wants to go to, refs/heads/…
     base_sha            text,     -- what path filters compare with; NULL: nothing to compare with
     pull_request        integer,
     author              text,

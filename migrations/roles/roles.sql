@@ -33,14 +33,14 @@ GRANT SELECT, INSERT (stage, name, slots, lease), UPDATE (beat_at, dead_at) ON c
 GRANT SELECT ON ci_workers TO lockstep_api_gateway;
 
 -- api-gateway: accepts, cancels and shows.
-GRANT INSERT (repository, event, ref, head_sha, base_sha, pull_request, author, title, trusted, principal, idempotency_key, request_hash, rerun_of),
+GRANT INSERT (repository, event, ref, head_sha, base_ref, base_sha, pull_request, author, title, trusted, principal, idempotency_key, request_hash, rerun_of),
       UPDATE (cancel_requested_at, version) ON ci_runs TO lockstep_api_gateway;
 GRANT INSERT (run_id, repository, turn), UPDATE (status, cancel_requested_at, reason) ON ci_jobs TO lockstep_api_gateway;
 GRANT SELECT ON ci_steps, ci_logs, ci_reports TO lockstep_api_gateway;
 GRANT EXECUTE ON FUNCTION ci_take_turns TO lockstep_api_gateway, lockstep_initializer;
 
 -- initializer: answers what a commit wants to run.
-GRANT UPDATE (head_sha, base_sha, ref, title, author, version) ON ci_runs TO lockstep_initializer;
+GRANT UPDATE (head_sha, ref, version) ON ci_runs TO lockstep_initializer;
 GRANT INSERT (run_id, repository, status, turn, timeout, priority, admit_to, workflow, job_key, matrix_index, name, needs, fail_fast, reason),
       UPDATE (status, turn, worker_id, deadline_at, timeout, not_before, admit_to, failures, workflow, job_key, matrix_index, name, needs, fail_fast, reason)
     ON ci_jobs TO lockstep_initializer;

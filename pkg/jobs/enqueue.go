@@ -14,6 +14,7 @@ type NewRun struct {
 	Event       string // push, pull_request, workflow_dispatch or manual
 	Ref         string // a branch, tag or full ref; empty: the default branch
 	HeadSHA     string // 40 lower-case hex digits; empty: resolve Ref
+	BaseRef     string // of a pull request: the branch it wants to go to, refs/heads/…
 	BaseSHA     string // what path filters compare with
 	PullRequest int
 	Author      string
@@ -68,7 +69,8 @@ type querier interface {
 
 func enqueue(ctx context.Context, db querier, run NewRun) (Enqueued, error) {
 	enqueued, err := insertRun(ctx, db, query("enqueue"), pgx.NamedArgs{
-		"repository": run.Repository, "event": run.Event, "ref": run.Ref, "head_sha": run.HeadSHA, "base_sha": run.BaseSHA,
+		"repository": run.Repository, "event": run.Event, "ref": run.Ref, "head_sha": run.HeadSHA,
+		"base_ref": run.BaseRef, "base_sha": run.BaseSHA,
 		"pull_request": run.PullRequest, "author": run.Author, "title": run.Title, "trusted": run.Trusted,
 		"principal": run.Principal, "idempotency_key": run.IdempotencyKey, "request_hash": run.RequestHash,
 	})

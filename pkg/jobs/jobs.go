@@ -47,6 +47,7 @@ type Job struct {
 	Event       string // push, pull_request, workflow_dispatch or manual
 	Ref         string // refs/heads/…, or what was asked for; empty: the default branch
 	HeadSHA     string // 40 hex digits; empty until the initializer knows it
+	BaseRef     string // of a pull request: the branch it wants to go to, refs/heads/…
 	BaseSHA     string // what path filters compare with; empty: nothing
 	PullRequest int    // 0: none
 	Author      string

@@ -230,7 +230,7 @@ func (w *worker) claim(ctx context.Context, worker int64, slots int) ([]*Job, er
 		j := &Job{}
 		var timeout pgtype.Interval
 		err := row.Scan(&j.ID, &j.RunID, &j.Repository, &j.Name, &j.Attempt, &j.Token, &j.Failures, &timeout, &j.DeadlineAt,
-			&j.Event, &j.Ref, &j.HeadSHA, &j.BaseSHA, &j.PullRequest, &j.Author, &j.Title, &j.Trusted, &j.LogDay)
+			&j.Event, &j.Ref, &j.HeadSHA, &j.BaseRef, &j.BaseSHA, &j.PullRequest, &j.Author, &j.Title, &j.Trusted, &j.LogDay)
 		j.Timeout = time.Duration(timeout.Microseconds)*time.Microsecond + time.Duration(timeout.Days)*24*time.Hour
 		return j, err
 	})

@@ -19,5 +19,5 @@ WHERE  j.id = ANY (ARRAY (
 AND    r.id = j.run_id
 AND    EXISTS (SELECT FROM me)
 RETURNING j.id, j.run_id, j.repository, j.name, j.attempt, j.claim_token, j.failures, j.timeout, j.deadline_at,
-          r.event, coalesce(r.ref, ''), coalesce(r.head_sha, ''), coalesce(r.base_sha, ''), coalesce(r.pull_request, 0),
+          r.event, coalesce(r.ref, ''), coalesce(r.head_sha, ''), coalesce(r.base_ref, ''), coalesce(r.base_sha, ''), coalesce(r.pull_request, 0),
           coalesce(r.author, ''), coalesce(r.title, ''), r.trusted, r.log_day

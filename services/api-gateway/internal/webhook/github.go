@@ -88,6 +88,10 @@ func pullRequest(e *github.PullRequestEvent) (run jobs.NewRun, ignored string, e
 	case !runs.IsSHA(pr.GetBase().GetSHA()):
 		return run, "", errors.New("pull_request.base.sha: not a commit id")
 	}
+	baseRef := "refs/heads/" + pr.GetBase().GetRef()
+	if err := runs.CheckRef(baseRef); err != nil {
+		return run, "", fmt.Errorf("pull_request.base.ref: %w", err)
+	}
 	repository, err := repositoryURL(home.GetFullName(), home.GetHTMLURL())
 	if err != nil {
 		return run, "", err
@@ -98,7 +102,7 @@ func pullRequest(e *github.PullRequestEvent) (run jobs.NewRun, ignored string, e
 	}
 	return jobs.NewRun{
 		Repository: repository, Event: "pull_request", Ref: fmt.Sprintf("refs/pull/%d/head", number),
-		HeadSHA: pr.GetHead().GetSHA(), BaseSHA: pr.GetBase().GetSHA(), PullRequest: number,
+		HeadSHA: pr.GetHead().GetSHA(), BaseRef: baseRef, BaseSHA: pr.GetBase().GetSHA(), PullRequest: number,
 		Author: clip(e.GetSender().GetLogin(), 100), Title: title(pr.GetTitle()), Trusted: true,
 	}, "", nil
 }

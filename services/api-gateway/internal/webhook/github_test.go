@@ -18,7 +18,8 @@ func TestEventsAskForRuns(t *testing.T) {
 		Author: "sender", Title: "say hello", Trusted: true,
 	}
 	pull := jobs.NewRun{
-		Repository: repository, Event: "pull_request", Ref: "refs/pull/5/head", HeadSHA: sha("4"), BaseSHA: sha("1"), PullRequest: 5,
+		Repository: repository, Event: "pull_request", Ref: "refs/pull/5/head", HeadSHA: sha("4"),
+		BaseRef: "refs/heads/main", BaseSHA: sha("1"), PullRequest: 5,
 		Author: "sender", Title: "Say hello", Trusted: true,
 	}
 	with := func(run jobs.NewRun, change func(*jobs.NewRun)) jobs.NewRun { change(&run); return run }
@@ -113,6 +114,8 @@ func TestPayloadsThatCannotBeAreErrors(t *testing.T) {
 		{"pull request 0", "pull_request", "pull_request.json", []string{`"number": 5`, `"number": 0`}},
 		{"pull request without a head", "pull_request", "pull_request.json", []string{strings.Repeat("4", 40), ""}},
 		{"pull request without a base", "pull_request", "pull_request.json", []string{strings.Repeat("1", 40), ""}},
+		{"pull request to no branch", "pull_request", "pull_request.json", []string{`"ref": "main"`, `"ref": ""`}},
+		{"pull request to an option", "pull_request", "pull_request.json", []string{`"ref": "main"`, `"ref": "--upload-pack=x y"`}},
 		{"pull request of another repository", "pull_request", "pull_request.json", []string{`"repository": {"id": 4711, "full_name": "owner/name"`, `"repository": {"id": 4711, "full_name": "owner/other"`}},
 	}
 	for _, test := range tests {

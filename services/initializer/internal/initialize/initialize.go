@@ -111,6 +111,7 @@ func (in *Initializer) resolve(ctx context.Context, a *answer) error {
 func (in *Initializer) plan(ctx context.Context, a *answer, commit *git.Commit, files []git.File) (plan.Plan, error) {
 	event := plan.Event{
 		Name: a.job.Event, Ref: a.ref, SHA: a.sha, Repository: ownerAndName(a.job.Repository), Actor: a.job.Author,
+		BaseBranch: strings.TrimPrefix(a.job.BaseRef, "refs/heads/"),
 	}
 	if base := a.job.BaseSHA; base != "" {
 		event.Changed = changedOnce(func() ([]string, bool, error) { return commit.Changed(ctx, base) })

@@ -287,6 +287,25 @@ func TestFiltersOfPathsCompareWithTheBase(t *testing.T) {
 	}
 }
 
+func TestFiltersOfBranchesLookAtWhereAPullRequestWantsToGo(t *testing.T) {
+	t.Parallel()
+	database, _ := start(t)
+	r := gittest.New(t)
+	sha := r.Commit("main", map[string]gittest.Node{
+		".ci/workflows/main.yml":    gittest.File("on: {pull_request: {branches: [main]}}\njobs: {a: {runs-on: linux, steps: [{run: x}]}}\n"),
+		".ci/workflows/release.yml": gittest.File("on: {pull_request: {branches: ['release/**']}}\njobs: {b: {runs-on: linux, steps: [{run: x}]}}\n"),
+	})
+	for base, line := range map[string]string{
+		"refs/heads/main":        "initialized|.ci/workflows/main.yml / a|.ci/workflows/main.yml|a|0|{}|f|06:10:00|",
+		"refs/heads/release/1.0": "initialized|.ci/workflows/release.yml / b|.ci/workflows/release.yml|b|0|{}|f|06:10:00|",
+	} {
+		run := enqueue(t, database, jobs.NewRun{
+			Repository: r.URL, Event: "pull_request", Ref: "refs/pull/7/head", HeadSHA: sha, BaseRef: base, PullRequest: 7, Trusted: true,
+		})
+		check(t, database, run, "running|refs/pull/7/head|"+sha, line)
+	}
+}
+
 func TestJobsOfALimitedRepositoryAreAdmitted(t *testing.T) {
 	t.Parallel()
 	database, _ := start(t)
