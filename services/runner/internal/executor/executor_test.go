@@ -417,13 +417,13 @@ const stubborn = `trap "" TERM; (setsid sleep 1000 >/dev/null 2>&1 &); echo read
 func TestAStepThatTakesTooLongFails(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	s := scripts(stubborn, "echo never")
+	s := scripts("exec sleep 1000", "echo never")
 	s.Steps[0].TimeoutMinutes = 0.2 / 60
 	result, steps, err := b.run(t.Context(), s)
 	if want := (executor.Result{Status: jobs.StatusFailure, Reason: "step 1 (step1): timed out after 200ms"}); err != nil || result != want {
 		t.Errorf("got %+v, %v, want %+v", result, err, want)
 	}
-	if got := statuses(steps); got != "failure(137) skipped" {
+	if got := statuses(steps); got != "failure(143) skipped" {
 		t.Errorf("steps: %s", got)
 	}
 }

@@ -49,6 +49,9 @@ type Exit struct {
 	Signal syscall.Signal // 0 when it exited
 }
 
+// startBound is how long a supervisor may take to say hello.
+const startBound = 30 * time.Second
+
 // Session is the runner's end of one supervisor.
 type Session struct {
 	options  Options
@@ -235,7 +238,7 @@ func (s *Session) ping() {
 
 // watch ends a supervisor that no longer answers: a step may have stopped it.
 func (s *Session) watch(alive <-chan struct{}) {
-	silent := time.NewTimer(s.options.Silence)
+	silent := time.NewTimer(max(s.options.Silence, startBound)) // a busy machine starts processes slowly
 	defer silent.Stop()
 	for {
 		select {

@@ -425,6 +425,10 @@ func TestInItsNamespaceAStepSeesAndKillsOnlyItself(t *testing.T) {
 		t.Log("this machine grants no PID namespace")
 		return
 	}
+	j.run("ls -d /proc/[0-9]*; [ -d /proc/self ]")
+	if got := strings.Fields(j.said()); len(got) != 2 || got[0] != "/proc/1" { // the supervisor and sh
+		t.Errorf("a step sees %q", got)
+	}
 	p := newPulse(t, j.dir)
 	j.run(daemon(p))
 	p.beats(1)
@@ -432,10 +436,6 @@ func TestInItsNamespaceAStepSeesAndKillsOnlyItself(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 	p.stops()
-	j.run("ls -d /proc/[0-9]*; [ -d /proc/self ]")
-	if got := strings.Fields(j.said()); len(got) != 2 || got[0] != "/proc/1" { // the supervisor and sh
-		t.Errorf("a step sees %q", got)
-	}
 }
 
 func TestAStepHasNoPrivilegesNoDescriptorsAndNoSecrets(t *testing.T) {
@@ -562,7 +562,7 @@ func TestNothingLivesWhenTheProcessInTheNamespaceIsKilled(t *testing.T) {
 	})
 }
 
-// child is one child of a process.
+// child is one living child of a process.
 func child(t *testing.T, parent int) int {
 	t.Helper()
 	stats, err := filepath.Glob("/proc/[0-9]*/status")
@@ -571,7 +571,7 @@ func child(t *testing.T, parent int) int {
 	}
 	for _, path := range stats {
 		status, err := os.ReadFile(path)
-		if err == nil && strings.Contains(string(status), fmt.Sprintf("\nPPid:\t%d\n", parent)) {
+		if err == nil && strings.Contains(string(status), fmt.Sprintf("\nPPid:\t%d\n", parent)) && !strings.Contains(string(status), "\nState:\tZ") {
 			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
 			if err != nil {
 				t.Fatal(err)
