@@ -25,8 +25,9 @@ var (
 
 func pack(p []byte) []byte { return encoder.EncodeAll(p, nil) }
 
-// unpack refuses what is not exactly size bytes, and never makes more than MaxChunk of it.
-func unpack(data []byte, size int) ([]byte, error) {
+// Unpack returns the bytes of one chunk, for a reader that has SQL of its own. size is the row's byte_count; anything
+// else, or more than MaxChunk, is an error.
+func Unpack(data []byte, size int) ([]byte, error) {
 	p, err := decoder.DecodeAll(data, make([]byte, 0, min(max(size, 0), MaxChunk)))
 	if err != nil {
 		return nil, fmt.Errorf("decompress: %w", err)

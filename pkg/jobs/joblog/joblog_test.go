@@ -304,7 +304,7 @@ func FuzzUnpack(f *testing.F) {
 	f.Add(pack([]byte("hello\n")), 6)
 	f.Add([]byte{}, 0)
 	f.Fuzz(func(t *testing.T, data []byte, size int) {
-		if p, err := unpack(data, size); err == nil && (len(p) != size || len(p) > MaxChunk) {
+		if p, err := Unpack(data, size); err == nil && (len(p) != size || len(p) > MaxChunk) {
 			t.Errorf("%d bytes for %d", len(p), size)
 		}
 	})

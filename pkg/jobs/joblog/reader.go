@@ -59,7 +59,7 @@ func (r *Reader) ReadFrom(ctx context.Context, offset int64, limit int) (p []byt
 		if c.Offset > next || c.Offset+int64(c.Size) <= next {
 			return nil, offset, fmt.Errorf("chunk %d: %d bytes from %d on, want byte %d", c.Seq, c.Size, c.Offset, next)
 		}
-		text, err := unpack(c.Data, c.Size)
+		text, err := Unpack(c.Data, c.Size)
 		if err != nil {
 			return nil, offset, fmt.Errorf("chunk %d: %w", c.Seq, err)
 		}
