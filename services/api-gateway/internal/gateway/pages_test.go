@@ -42,6 +42,27 @@ func TestPagesShowTheStateWithoutScripts(t *testing.T) {
 	}
 }
 
+func TestPageHoldsTheFailingStepsOutput(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	created := s.create()
+	jobID := s.plan(created)
+	w := s.claim(jobID)
+	const before, output = "of the first step\n", "\x1b[31m--- FAIL: TestSum\x1b[0m got 3, want 4\x00\n"
+	if _, err := w.Write([]byte(before + output)); err != nil {
+		t.Fatal(err)
+	}
+	s.db.Exec(t, `
+		INSERT INTO ci_steps (job_id, attempt, number, name, status, log_offset)
+		VALUES ($1::text::bigint, 2, 1, 'one', 'success', 0), ($1::text::bigint, 2, 2, 'two', 'failure', $2), ($1::text::bigint, 2, 3, 'three', 'skipped', NULL)`,
+		jobID, len(before))
+	s.finish(jobID, jobs.StatusFailure, w)
+	body := s.send("GET", "/run/"+created.ID, "").body
+	if !strings.Contains(body, "--- FAIL: TestSum got 3, want 4\n") || strings.Contains(body, "of the first step") {
+		t.Errorf("the page: %s", body)
+	}
+}
+
 func TestPageOfNoRunSaysSo(t *testing.T) {
 	t.Parallel()
 	s := start(t)

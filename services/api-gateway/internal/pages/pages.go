@@ -13,8 +13,10 @@ import (
 	"mime"
 	"net/http"
 	"path"
+	"regexp"
 	"strings"
 	"time"
+	"unicode"
 
 	"go.uber.org/zap"
 
@@ -23,7 +25,10 @@ import (
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/runs"
 )
 
-const listed = 30 // runs on the first page, as many as the socket tells
+const (
+	listed  = 30       // runs on the first page, as many as the socket tells
+	excerpt = 16 << 10 // bytes of a failing step's output that the page holds for readers without scripts
+)
 
 var (
 	//go:embed templates/*.html
@@ -88,7 +93,35 @@ func (p *Pages) Run(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	run, err := p.runs.Get(r.Context(), id)
-	p.show(w, r, "run.html", run, err)
+	if err != nil {
+		p.show(w, r, "run.html", nil, err)
+		return
+	}
+	output, err := p.runs.FailedOutput(r.Context(), id, excerpt)
+	page := runPage{Run: run, output: output}
+	p.show(w, r, "run.html", page, err)
+}
+
+// runPage is a run, and why it failed for those who read it without scripts.
+type runPage struct {
+	runs.Run
+	output map[string][]byte // of failing steps, by job id
+}
+
+var escapes = regexp.MustCompile(`\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\^_])`)
+
+// Output is the end of what the failing step of a job printed, without terminal escapes; empty for other steps.
+func (p runPage) Output(job runs.Job, step runs.Step) string {
+	if step.Status != "failure" && step.Status != "error" {
+		return ""
+	}
+	text := escapes.ReplaceAllString(strings.ToValidUTF8(string(p.output[job.ID]), "\uFFFD"), "")
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' && r != '\t' {
+			return -1
+		}
+		return r
+	}, text)
 }
 
 // Static answers GET /static/{file}.

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/lockstep-ci/lockstep/pkg/jobs"
+	"github.com/lockstep-ci/lockstep/pkg/jobs/joblog"
 )
 
 // Summary is a run without its jobs. Unknown values are nil.
@@ -59,6 +60,9 @@ type Step struct {
 	FinishedAt *time.Time `json:"finished_at"`
 	LogOffset  *int64     `json:"log_offset"` // first byte of its output in the attempt's log
 }
+
+// failedJobs bounds the jobs whose output FailedOutput reads: a matrix often fails for one reason.
+const failedJobs = 5
 
 //go:embed queries/*.sql
 var queryFiles embed.FS
@@ -153,6 +157,34 @@ func (s *Service) PlaceOf(ctx context.Context, job int64) (place Place, err erro
 		return Place{}, fmt.Errorf("read job %d: %w", job, err)
 	}
 	return place, nil
+}
+
+// FailedOutput returns the end of what the failing step printed, at most limit bytes of it, for the first failed jobs of
+// a run by their id.
+func (s *Service) FailedOutput(ctx context.Context, run int64, limit int) (map[string][]byte, error) {
+	type place struct {
+		Job           int64
+		Attempt       int
+		LogDay        time.Time
+		First, Behind int64
+	}
+	places, err := collect(ctx, s, "failed_output", pgx.NamedArgs{"run": run, "jobs": failedJobs}, pgx.RowToStructByPos[place])
+	if err != nil {
+		return nil, err
+	}
+	output := map[string][]byte{}
+	for _, p := range places {
+		from := max(p.First, p.Behind-int64(limit))
+		if p.Behind <= from {
+			continue
+		}
+		text, _, err := joblog.NewReader(s.db.Pool(), p.LogDay, p.Job, p.Attempt).ReadFrom(ctx, from, int(p.Behind-from))
+		if err != nil {
+			return nil, err
+		}
+		output[strconv.FormatInt(p.Job, 10)] = text
+	}
+	return output, nil
 }
 
 // Cancel asks for a run's end and returns the run as it is then.

@@ -1,13 +1,13 @@
 -- read: runs with their jobs and the steps of each job's latest attempt, as of one moment. The jobs come as JSON in the
 -- shape of the API, so that one statement and one round trip are enough for any number of runs.
--- version counts what ci_runs.version leaves out as well: claims (attempts) and the progress of steps. It only rises.
+-- version counts what ci_runs.version leaves out as well: the jobs' transitions and the progress of steps. It only rises.
 SELECT r.id::text AS id, r.repository, r.ref, r.head_sha, r.event, r.pull_request, r.title, r.author,
        r.status, r.created_at, r.finished_at,
-       r.version + progress.claims + progress.steps AS version,
+       r.version + progress.transitions + progress.steps AS version,
        progress.jobs
 FROM   ci_runs r
 CROSS  JOIN LATERAL (
-    SELECT coalesce(sum(j.attempt), 0)::bigint AS claims,
+    SELECT coalesce(sum(j.transitions), 0)::bigint AS transitions,
            coalesce(sum(steps.progress), 0)::bigint AS steps,
            coalesce(json_agg(json_build_object(
                'id', j.id::text,
