@@ -48,7 +48,7 @@ generate: ## write the generated files anew
 	go generate $(ALL)
 
 bench: build ## run the micro-benchmarks of the queue
-	@bin/withpg -- go test -run '^$$' -bench . -benchmem $(ROOT)/pkg/jobs/...
+	@bin/withpg -durable -- go test -run '^$$' -bench . -benchmem $(ROOT)/pkg/jobs/...
 
 tidy: ## go mod tidy in every module, those of the tools too
 	@for module in $(MODULES) $(wildcard tools/*); do (cd $$module && GOWORK=off go mod tidy) || exit 1; done

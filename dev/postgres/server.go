@@ -47,10 +47,10 @@ type kind struct {
 // throwaway: for tests. The superuser is asked for a password, so that no other user of the machine becomes us by
 // it; the services' roles are not, for those belong to the cluster, and tests that run beside each other would
 // change one another's passwords.
-func throwaway(maxConnections int) kind {
+func throwaway(maxConnections int, settings []string) kind {
 	return kind{
 		user: "postgres", database: "postgres",
-		settings: []string{"max_connections=" + strconv.Itoa(maxConnections), "fsync=off", "full_page_writes=off"},
+		settings: append([]string{"max_connections=" + strconv.Itoa(maxConnections), "fsync=off", "full_page_writes=off"}, settings...),
 		initdb:   []string{"--no-sync"},
 		hba:      "host all postgres all scram-sha-256\nhost all all all trust\n",
 	}
@@ -85,11 +85,14 @@ func (k kind) url(password string, port int) string {
 	return u.String()
 }
 
-// Throwaway starts a server for tests, whose URL is the superuser's. It is fast rather than durable (fsync=off):
-// no test of durability can use it.
-func Throwaway(ctx context.Context, source Source, maxConnections int) (_ *Server, err error) {
+// Durable are the settings of a Throwaway server that benchmarks may be run on: what it acknowledged is on disk.
+var Durable = []string{"fsync=on", "full_page_writes=on"}
+
+// Throwaway starts a server for tests, whose URL is the superuser's. It is fast rather than durable (fsync=off), unless
+// settings (name=value, after its own) say otherwise: see Durable.
+func Throwaway(ctx context.Context, source Source, maxConnections int, settings ...string) (_ *Server, err error) {
 	if source.Engine != "" {
-		return startContainer(ctx, source.Engine, throwaway(maxConnections), "")
+		return startContainer(ctx, source.Engine, throwaway(maxConnections, settings), "")
 	}
 	owner, _, err := version(ctx, source.Bin, anyAccount)
 	if err != nil {
@@ -113,7 +116,7 @@ func Throwaway(ctx context.Context, source Source, maxConnections int) (_ *Serve
 	if err != nil {
 		return nil, err
 	}
-	s := &local{kind: throwaway(maxConnections), bin: source.Bin, account: owner, dir: dir, guard: watch}
+	s := &local{kind: throwaway(maxConnections, settings), bin: source.Bin, account: owner, dir: dir, guard: watch}
 	server, err := s.start(ctx)
 	if err != nil {
 		watch.End()

@@ -1,6 +1,9 @@
 // Command withpg runs a command, such as `go test`, beside a PostgreSQL of its own that is thrown away afterwards:
 //
 //	withpg -- go test ./...
+//	withpg -durable -- go test -bench . ./...
+//
+// The server is fast rather than durable (fsync=off), as tests like it; -durable is for benchmarks.
 //
 // The command finds the superuser's URL in TEST_DATABASE_URL, and the folder of initdb, pg_ctl and postgres in PG_BIN
 // when the server did not come from elsewhere. A TEST_DATABASE_URL that is set already is used instead. DATABASE_URL
@@ -29,14 +32,18 @@ const (
 
 func main() {
 	args := os.Args[1:]
+	var settings []string
+	if len(args) > 0 && args[0] == "-durable" {
+		args, settings = args[1:], postgres.Durable
+	}
 	if len(args) > 0 && args[0] == "--" {
 		args = args[1:]
 	}
 	if len(args) == 0 {
-		fmt.Fprintln(os.Stderr, "usage: withpg -- command [arguments]")
+		fmt.Fprintln(os.Stderr, "usage: withpg [-durable] -- command [arguments]")
 		os.Exit(2)
 	}
-	code, err := run(args)
+	code, err := run(args, settings)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "withpg:", err)
 		os.Exit(1)
@@ -44,7 +51,7 @@ func main() {
 	os.Exit(code)
 }
 
-func run(args []string) (code int, err error) {
+func run(args, settings []string) (code int, err error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 
@@ -59,7 +66,7 @@ func run(args []string) (code int, err error) {
 			return 0, err
 		}
 		say(source.How)
-		server, err := postgres.Throwaway(ctx, source, maxConnections)
+		server, err := postgres.Throwaway(ctx, source, maxConnections, settings...)
 		if err != nil {
 			return 0, err
 		}
