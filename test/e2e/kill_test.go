@@ -11,8 +11,17 @@ import (
 	"github.com/lockstep-ci/lockstep/pkg/jobs/jobstest"
 )
 
-// shortLease lets a test see a takeover soon. The bound that is tested is lease + 2 s, whatever the lease.
-const shortLease = 3 * time.Second
+// newSystemWithShortLease lets a test see a takeover soon. The bound that is tested is lease + 2 s, whatever the lease.
+func newSystemWithShortLease(t *testing.T) *system {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("waits for a lease")
+	}
+	t.Parallel()
+	s := newSystem(t)
+	s.lease = 3 * time.Second
+	return s
+}
 
 // stubborn is a repository whose job, at its first attempt, leaves a daemon behind that nobody can ask to go (out of the
 // session, orphaned, deaf to signals) and goes on for ever; at its second it leaves another one and ends.
@@ -47,9 +56,7 @@ while :; do echo tick; sleep 0.05; done
 }
 
 func TestAKilledRunnersJobFinishesElsewhereAndNothingOfItsStepLives(t *testing.T) {
-	t.Parallel()
-	s := newSystem(t)
-	s.lease = shortLease
+	s := newSystemWithShortLease(t)
 	s.start()
 	s.start("runner")
 	id := s.push(s.stubborn("octo/stubborn"))
@@ -106,9 +113,7 @@ func (s *system) waitingForSources(n int) {
 }
 
 func TestAKilledInitializersJobIsPlannedByAnother(t *testing.T) {
-	t.Parallel()
-	s := newSystem(t)
-	s.lease = shortLease
+	s := newSystemWithShortLease(t)
 	s.start()
 	s.start("initializer")
 	letGo := s.blockSources()
@@ -155,9 +160,7 @@ func (s *system) expireReports() {
 }
 
 func TestAKilledReaperIsMissedOnlyUntilTheNextOne(t *testing.T) {
-	t.Parallel()
-	s := newSystem(t)
-	s.lease = shortLease
+	s := newSystemWithShortLease(t)
 	s.start()
 	s.start("runner")
 	id := s.push(s.stubborn("octo/stubborn"))

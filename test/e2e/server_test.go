@@ -25,6 +25,9 @@ import (
 
 // The server is away for longer than the lease: nobody could beat, and nobody may be blamed for it.
 func TestARunOutlivesARestartOfPostgreSQL(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for a lease")
+	}
 	for name, end := range map[string]func(*server){"in order": (*server).stop, "kill -9": (*server).kill} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

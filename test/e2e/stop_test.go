@@ -14,9 +14,7 @@ import (
 // suspended, a disk that hung. Every write that it then tries must be refused.
 
 func TestAStoppedRunnerWritesNothingAfterItsLease(t *testing.T) {
-	t.Parallel()
-	s := newSystem(t)
-	s.lease = shortLease
+	s := newSystemWithShortLease(t)
 	s.start()
 	s.start("runner")
 	id := s.push(s.stubborn("octo/stubborn"))
@@ -42,9 +40,7 @@ func TestAStoppedRunnerWritesNothingAfterItsLease(t *testing.T) {
 }
 
 func TestAStoppedInitializerPlansNothingAfterItsLease(t *testing.T) {
-	t.Parallel()
-	s := newSystem(t)
-	s.lease = shortLease
+	s := newSystemWithShortLease(t)
 	s.start()
 	s.start("initializer")
 	letGo := s.blockSources()
@@ -105,9 +101,7 @@ jobs:
 
 // A reaper that was stopped saw nobody's silence but its own.
 func TestAStoppedReaperKillsNobodyWhenItGoesOn(t *testing.T) {
-	t.Parallel()
-	s := newSystem(t)
-	s.lease = shortLease
+	s := newSystemWithShortLease(t)
 	s.start()
 	repo := s.repository("octo/slow", workflow(`
 name: ci
