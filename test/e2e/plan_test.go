@@ -113,6 +113,9 @@ jobs:
 	if log := s.log(test); !strings.Contains(log, "--- FAIL: TestParrot: it is dead") || strings.Contains(log, "hooray") {
 		t.Errorf("the log is not that of a failing test:\n%s", log)
 	}
+	if page := s.page(r.ID); !strings.Contains(page, "--- FAIL: TestParrot: it is dead") {
+		t.Errorf("the page does not show the failing step's output:\n%s", page)
+	}
 	s.github.await(repo.head, "lockstep/ci / test", "failure")
 }
 

@@ -76,13 +76,29 @@ func (p *process) kill(t testing.TB) {
 	<-p.exited
 }
 
+// freeze stops the process for a while, and waits until each of its threads stands still: a signal takes its time.
+func (p *process) freeze(t testing.TB) {
+	t.Helper()
+	p.signal(t, syscall.SIGSTOP)
+	eventually(t, 20*time.Second, p.service+" stands still", func() bool {
+		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.pid)) // the pattern is sound
+		return !slices.ContainsFunc(threads, func(stat string) bool { return state(stat) != "T" })
+	})
+}
+
+// thaw lets it go on.
+func (p *process) thaw(t testing.TB) {
+	t.Helper()
+	p.signal(t, syscall.SIGCONT)
+}
+
 // stop ends the process as an operator does, and wants it to go in order.
 func (p *process) stop(t testing.TB) {
 	t.Helper()
 	if !p.running() {
 		return
 	}
-	p.signal(t, syscall.SIGCONT) // a stopped one hears nothing
+	p.thaw(t) // a stopped one hears nothing
 	p.signal(t, syscall.SIGTERM)
 	select {
 	case <-p.exited:
@@ -147,15 +163,17 @@ func (p *process) metric(t testing.TB, name string) float64 {
 
 // alive reports whether there is a process with this id that is more than a zombie.
 func alive(pid int) bool {
-	if syscall.Kill(pid, 0) != nil {
-		return false
+	return syscall.Kill(pid, 0) == nil && state(fmt.Sprintf("/proc/%d/stat", pid)) != "Z"
+}
+
+// state is the letter by which proc(5) tells what a process or thread does; empty where there is no such file.
+func state(stat string) string {
+	content, err := os.ReadFile(stat)
+	if err != nil {
+		return ""
 	}
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil { // no /proc on this system, or gone meanwhile
-		return syscall.Kill(pid, 0) == nil
-	}
-	_, state, _ := strings.Cut(string(stat[bytes.LastIndexByte(stat, ')'):]), " ") // proc(5): pid (comm) state …
-	return !strings.HasPrefix(state, "Z")
+	_, after, _ := strings.Cut(string(content[bytes.LastIndexByte(content, ')'):]), " ") // pid (comm) state …
+	return after[:1]
 }
 
 // traces lists the processes that were started for this path: it is in their environment, arguments or working

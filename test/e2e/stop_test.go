@@ -3,7 +3,6 @@ package e2e_test
 import (
 	"net/http"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -23,13 +22,13 @@ func TestAStoppedRunnerWritesNothingAfterItsLease(t *testing.T) {
 	s.lives("daemon.1")
 
 	since := s.now()
-	stopped.signal(t, syscall.SIGSTOP)
+	stopped.freeze(t)
 	r := s.finish(id, "success")
 	s.takenOverWithin(id, since)
 	before := s.rows(id)
 	log := s.log(s.job(r, "ci / test"))
 
-	stopped.signal(t, syscall.SIGCONT)
+	stopped.thaw(t)
 	s.lost(stopped)
 	s.gone("step", 5*time.Second)
 	s.gone("daemon.1", 5*time.Second)
@@ -49,14 +48,14 @@ func TestAStoppedInitializerPlansNothingAfterItsLease(t *testing.T) {
 	s.waitingForSources(1)
 
 	since := s.now()
-	stopped.signal(t, syscall.SIGSTOP)
+	stopped.freeze(t)
 	s.db.Await(t, 20*time.Second, "SELECT status = 'initializing' AND attempt = 2 FROM ci_jobs WHERE run_id = $1", id)
 	letGo()
 	s.finish(id, "success")
 	s.takenOverWithin(id, since)
 	before := s.rows(id)
 
-	stopped.signal(t, syscall.SIGCONT)
+	stopped.thaw(t)
 	s.lost(stopped)
 	s.unchanged(id, before)
 }
@@ -78,7 +77,7 @@ jobs:
 	id := s.push(repo)
 	eventually(t, 20*time.Second, "GitHub hears a status", func() bool { return len(s.github.of(repo.head, "lockstep/ci / wait")) > 0 })
 	stopped := s.the("github-notifier")
-	stopped.signal(t, syscall.SIGSTOP)
+	stopped.freeze(t)
 	s.github.letGo() // its answer waits in the stopped process's socket
 	s.expireReports()
 	s.start("github-notifier")
@@ -89,7 +88,7 @@ jobs:
 	const report = "SELECT to_jsonb(r)::text FROM ci_reports r"
 	before := jobstest.Value[string](t, s.db, report)
 
-	stopped.signal(t, syscall.SIGCONT)
+	stopped.thaw(t)
 	eventually(t, 20*time.Second, "the notifier counts a lost report", func() bool {
 		return stopped.metric(t, `lockstep_reports_total{outcome="lost"}`) >= 1
 	})
@@ -117,9 +116,9 @@ jobs:
 	reaper := s.the("reaper")
 
 	since := s.now()
-	reaper.signal(t, syscall.SIGSTOP)
+	reaper.freeze(t)
 	s.db.Await(t, 20*time.Second, "SELECT beat_at > $1::timestamptz + lease FROM ci_workers WHERE stage = 'runner'", since)
-	reaper.signal(t, syscall.SIGCONT)
+	reaper.thaw(t)
 	// A worker that never beats: once it is marked, the reaper has been watching for longer than a second.
 	s.db.Exec(t, "INSERT INTO ci_workers (stage, name, slots, lease) VALUES ('runner', 'bait:0', 1, '1 second')")
 	s.db.Await(t, 20*time.Second, "SELECT dead_at IS NOT NULL FROM ci_workers WHERE name = 'bait:0'")
@@ -139,7 +138,7 @@ func TestAStoppedGatewayAnswersWhenItGoesOn(t *testing.T) {
 	repo := s.repository("octo/hello", workflow(oneJob))
 	first := s.push(repo)
 	gateway := s.the("api-gateway")
-	gateway.signal(t, syscall.SIGSTOP)
+	gateway.freeze(t)
 	payload, delivery := pushPayload(repo, "refs/heads/main", repo.head), newUUID()
 	answers := make(chan delivered, 2)
 	for range 2 { // GitHub gave up on the first and sent it again
@@ -149,7 +148,7 @@ func TestAStoppedGatewayAnswersWhenItGoesOn(t *testing.T) {
 		}()
 	}
 	s.github.await(repo.head, "lockstep/ci / test", "success") // the others go on
-	gateway.signal(t, syscall.SIGCONT)
+	gateway.thaw(t)
 
 	one, two := <-answers, <-answers
 	if one.RunID == "" || one.RunID != two.RunID || one.RunID == first {
