@@ -2,11 +2,8 @@ package main_test
 
 import (
 	"bytes"
-	"errors"
-	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -27,23 +24,7 @@ const (
 
 var binary string
 
-func TestMain(m *testing.M) {
-	folder, err := os.MkdirTemp("", "github-notifier")
-	if err != nil {
-		panic(err)
-	}
-	binary = filepath.Join(folder, "github-notifier")
-	build := exec.Command("go", "build", "-o", binary, ".")
-	build.Stdout, build.Stderr = os.Stderr, os.Stderr
-	status := 1
-	if err := build.Run(); err != nil {
-		fmt.Fprintf(os.Stderr, "build github-notifier: %v\n", err)
-	} else {
-		status = m.Run()
-	}
-	_ = os.RemoveAll(folder)
-	os.Exit(status)
-}
+func TestMain(m *testing.M) { os.Exit(jobstest.RunWithBinary(m, "github-notifier", &binary)) }
 
 func TestAWrongSettingEndsItWithOneLineThatNamesIt(t *testing.T) {
 	t.Parallel()
@@ -67,22 +48,7 @@ func TestAWrongSettingEndsItWithOneLineThatNamesIt(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			command := exec.CommandContext(t.Context(), binary)
-			command.Env = append([]string{}, test.env...)
-			var out bytes.Buffer
-			command.Stdout, command.Stderr = &out, &out
-			err := command.Run()
-			var exit *exec.ExitError
-			if !errors.As(err, &exit) || exit.ExitCode() != 1 {
-				t.Errorf("it ended with %v, want exit status 1", err)
-			}
-			line, rest, _ := strings.Cut(out.String(), "\n")
-			if !strings.HasPrefix(line, "github-notifier: ") || !strings.Contains(line, test.want) || rest != "" {
-				t.Errorf("it said %q, want one line with %q", out.String(), test.want)
-			}
-			if strings.Contains(out.String(), "hunter2") {
-				t.Errorf("it shows a secret: %q", out.String())
-			}
+			jobstest.Refuses(t, binary, test.env, test.want)
 		})
 	}
 }

@@ -2,12 +2,9 @@ package main_test
 
 import (
 	"bytes"
-	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -22,23 +19,7 @@ const soon = 20 * time.Second // far above what anything here takes; reached onl
 
 var binary string
 
-func TestMain(m *testing.M) {
-	folder, err := os.MkdirTemp("", "initializer")
-	if err != nil {
-		panic(err)
-	}
-	binary = filepath.Join(folder, "initializer")
-	build := exec.Command("go", "build", "-o", binary, ".")
-	build.Stdout, build.Stderr = os.Stderr, os.Stderr
-	status := 1
-	if err := build.Run(); err != nil {
-		fmt.Fprintf(os.Stderr, "build initializer: %v\n", err)
-	} else {
-		status = m.Run()
-	}
-	_ = os.RemoveAll(folder)
-	os.Exit(status)
-}
+func TestMain(m *testing.M) { os.Exit(jobstest.RunWithBinary(m, "initializer", &binary)) }
 
 func TestAWrongSettingEndsItWithOneLineThatNamesIt(t *testing.T) {
 	t.Parallel()
@@ -62,22 +43,7 @@ func TestAWrongSettingEndsItWithOneLineThatNamesIt(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			command := exec.CommandContext(t.Context(), binary)
-			command.Env = []string{"PATH=" + os.Getenv("PATH"), "DATABASE_URL=postgres://somebody:hunter2@127.0.0.1:1/none", test.setting}
-			var out bytes.Buffer
-			command.Stdout, command.Stderr = &out, &out
-			err := command.Run()
-			var exit *exec.ExitError
-			if !errors.As(err, &exit) || exit.ExitCode() != 1 {
-				t.Errorf("it ended with %v, want exit status 1", err)
-			}
-			line, rest, _ := strings.Cut(out.String(), "\n")
-			if !strings.HasPrefix(line, "initializer: ") || !strings.Contains(line, test.want) || rest != "" {
-				t.Errorf("it said %q, want one line with %q", out.String(), test.want)
-			}
-			if strings.Contains(out.String(), "hunter2") {
-				t.Errorf("it shows a secret: %q", out.String())
-			}
+			jobstest.Refuses(t, binary, []string{"PATH=" + os.Getenv("PATH"), "DATABASE_URL=postgres://somebody:" + jobstest.Secret + "@127.0.0.1:1/none", test.setting}, test.want)
 		})
 	}
 }
