@@ -10,7 +10,7 @@ SERVICES      = $(notdir $(patsubst %/go.mod,%,$(wildcard services/*/go.mod)))
 RACE          = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 GOLANGCI_LINT = bin/tools/golangci-lint
 
-.PHONY: help run test test-short lint fmt build generate bench tidy clean
+.PHONY: help run test test-short lint fmt build generate bench model tidy clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ generate: ## write the generated files anew
 
 bench: build ## run the micro-benchmarks of the queue
 	@bin/withpg -durable -- go test -run '^$$' -bench . -benchmem $(ROOT)/pkg/jobs/...
+
+model: ## check the model of the queue (needs spin)
+	@docs/model/run
 
 tidy: ## go mod tidy in every module, those of the tools too
 	@for module in $(MODULES) $(wildcard tools/*); do (cd $$module && GOWORK=off go mod tidy) || exit 1; done
