@@ -21,7 +21,7 @@ run: build ## start Lockstep and run the example through it; REPO=<url or path> 
 
 # -count=1: the tests read binaries and manifests outside their modules, which Go's test cache does not watch.
 test: build ## test everything on a real PostgreSQL of its own (or on TEST_DATABASE_URL)
-	@status=0; bin/withpg -- go test $(RACE) -count=1 $(SHORT) $(ALL) || status=$$?; \
+	@status=0; LOCKSTEP_BIN=$(CURDIR)/bin bin/withpg -- go test $(RACE) -count=1 $(SHORT) $(ALL) || status=$$?; \
 	[ -n "$(RACE)" ] || echo "no C compiler: tested without -race"; \
 	exit $$status
 
