@@ -12,11 +12,25 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// commitError is an error of Result.Commit: the job's own failure, not the database's.
+// commitError is an error of Result.Commit, or a write that the rules refuse: the job's own failure, not the database's.
 type commitError struct{ err error }
 
 func (e *commitError) Error() string { return e.err.Error() }
 func (e *commitError) Unwrap() error { return e.err }
+
+// refused reports whether the database will never accept this write: bad data, a broken rule, no right to it (SQLSTATE
+// classes 22, 23, 42 and P0). To try again would be in vain.
+func refused(err error) bool {
+	var failure *pgconn.PgError
+	if !errors.As(err, &failure) || len(failure.Code) != 5 {
+		return false
+	}
+	switch failure.Code[:2] {
+	case "22", "23", "42", "P0":
+		return true
+	}
+	return false
+}
 
 // finisher ends claims in batches: whatever waits while one statement is on its way shares the next.
 type finisher struct {

@@ -116,17 +116,22 @@ func (w *worker) beat(life context.Context) error {
 }
 
 // orphans are claims that the database says are ours and that nobody here works on: the reply to the claim was lost, or
-// their end could not be written for too long. One that is seen for the first time may still be on its way here. The
+// their end could not be written for too long. For a beat's time one may still be on its way here. The
 // caller holds mu.
 func (w *worker) orphans(jobs []int64, tokens []pgtype.UUID) (orphans []*Job) {
-	suspects := map[pgtype.UUID]bool{}
+	suspects, now := map[pgtype.UUID]time.Time{}, time.Now()
 	for i, token := range tokens {
-		switch {
-		case w.held[token] != nil:
-		case w.suspects[token]:
+		if w.held[token] != nil {
+			continue
+		}
+		since, known := w.suspects[token]
+		if !known {
+			since = now
+		}
+		if known && now.Sub(since) >= w.stage.Beat {
 			orphans = append(orphans, &Job{ID: jobs[i], Token: token})
-		default:
-			suspects[token] = true
+		} else {
+			suspects[token] = since
 		}
 	}
 	w.suspects = suspects

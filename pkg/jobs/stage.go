@@ -123,8 +123,8 @@ type worker struct {
 	mu       sync.Mutex
 	id       int64 // in ci_workers; 0: not registered, so nothing may be claimed
 	held     map[pgtype.UUID]*claim
-	suspects map[pgtype.UUID]bool // claims of ours that the last beat saw and nobody here knew
-	lastBeat time.Time            // start of the last beat that succeeded
+	suspects map[pgtype.UUID]time.Time // claims of ours that nobody here knows, and since when beats have told of them
+	lastBeat time.Time                 // start of the last beat that succeeded
 }
 
 // claim is a job in our hands.
@@ -317,14 +317,15 @@ func (w *worker) end(ctx, life context.Context, job *Job, result Result, err err
 		w.db.metrics.lost.WithLabelValues(w.stage.Name).Inc()
 		log.Warn("claim lost", zap.String("outcome", outcome))
 	case err != nil:
-		log.Error("could not end the claim; the reaper will", zap.String("outcome", outcome), zap.Error(err))
+		log.Error("could not end the claim; it will go back", zap.String("outcome", outcome), zap.Error(err))
 	default:
 		w.db.metrics.ends.WithLabelValues(w.stage.Name, outcome).Inc()
 		log.Info("ended", zap.String("outcome", outcome), zap.String("reason", result.Reason))
 	}
 }
 
-// persist tries a write until it succeeds, the claim is lost, or two leases are over: then it is somebody else's.
+// persist tries a write until it succeeds, the claim is lost, the database refuses it for good, or two leases are over: then
+// it is somebody else's.
 func (w *worker) persist(life context.Context, write func(context.Context) error, log *zap.Logger) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(life), 2*w.stage.Lease)
 	defer cancel()
@@ -332,8 +333,11 @@ func (w *worker) persist(life context.Context, write func(context.Context) error
 	for {
 		err := write(ctx)
 		var commit *commitError
-		if err == nil || errors.Is(err, ErrClaimLost) || errors.As(err, &commit) {
+		switch {
+		case err == nil, errors.Is(err, ErrClaimLost), errors.As(err, &commit):
 			return err
+		case refused(err):
+			return &commitError{err}
 		}
 		log.Warn("could not end the claim, trying again", zap.Error(err))
 		if !wait.sleep(ctx) {

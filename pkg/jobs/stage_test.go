@@ -235,6 +235,22 @@ func TestErrorsAreTriedAgainAndEndAfterTooMany(t *testing.T) {
 	}
 }
 
+func TestAResultThatTheRulesRefuseIsAFailure(t *testing.T) {
+	t.Parallel()
+	db := jobstest.New(t)
+	job := planned(t, db, 1)[0]
+	work(t, db.Open(t, "runner"), runnerStage(1, func(context.Context, *jobs.Job) (jobs.Result, error) {
+		return jobs.Result{Status: jobs.StatusSkipped}, nil // no runner may skip
+	}))
+	reap(t, db, jobs.Reaping{MaxFailures: 2})
+	db.Await(t, soon, "SELECT status = 'blocked' AND failures = 1 FROM ci_jobs WHERE id = $1", job)
+	db.Exec(t, "UPDATE ci_jobs SET not_before = now() WHERE id = $1", job)
+	awaitStatus(t, db, job, jobs.StatusError)
+	if reason := jobstest.Value[string](t, db, "SELECT reason FROM ci_jobs WHERE id = $1", job); !strings.Contains(reason, "from running to skipped") {
+		t.Errorf("reason %q", reason)
+	}
+}
+
 func TestCancelReachesTheHandler(t *testing.T) {
 	t.Parallel()
 	db := jobstest.New(t)

@@ -16,5 +16,6 @@ WITH done AS (
 SELECT d.token,
        f.id IS NOT NULL OR EXISTS (
            SELECT FROM ci_attempts a
-           WHERE  a.job_id = d.id AND a.claim_token = d.token AND a.outcome = d.status) AS ours
+           WHERE  a.job_id = d.id AND a.claim_token = d.token
+           AND    (a.outcome = d.status OR (a.outcome = 'cancelled' AND NOT ci_is_final(d.status)))) AS ours
 FROM   done d LEFT JOIN finished f USING (id)
