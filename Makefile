@@ -10,7 +10,7 @@ SERVICES      = $(notdir $(patsubst %/go.mod,%,$(wildcard services/*/go.mod)))
 RACE          = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 GOLANGCI_LINT = bin/tools/golangci-lint
 
-.PHONY: help run test test-short lint fmt build generate bench model tidy clean
+.PHONY: help run test browser test-short lint fmt build generate bench model tidy clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,10 +20,16 @@ run: build ## start Lockstep and run the example through it; REPO=<url or path> 
 	@exec bin/run
 
 # -count=1: the tests read binaries and manifests outside their modules, which Go's test cache does not watch.
-test: build ## test everything on a real PostgreSQL of its own (or on TEST_DATABASE_URL)
+test: build browser ## test everything on a real PostgreSQL of its own (or on TEST_DATABASE_URL)
 	@status=0; LOCKSTEP_BIN=$(CURDIR)/bin bin/withpg -- go test $(RACE) -count=1 $(SHORT) $(ALL) || status=$$?; \
 	[ -n "$(RACE)" ] || echo "no C compiler: tested without -race"; \
 	exit $$status
+
+# Two tests look at the pages. Like PostgreSQL, the browser is fetched where that can be done without asking.
+browser:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "installing chromium" && \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
+		echo "no chromium in PATH: the tests of the pages will fail; install it (Debian: apt-get install chromium)"
 
 test-short: SHORT = -short
 test-short: test ## test without what takes long

@@ -269,7 +269,9 @@ CREATE FUNCTION ci_report(p_jobs bigint[]) RETURNS void
 $$
     INSERT INTO ci_reports AS old (repository, sha, context, run_id, job_id, state, description)
     SELECT r.repository, r.head_sha, 'lockstep/' || j.name, j.run_id, j.id,
-           CASE j.status WHEN 'success' THEN 'success' WHEN 'skipped' THEN 'success'
+           CASE j.status WHEN 'success' THEN 'success'
+                         -- Nothing matched the event: fine. A need did not succeed: a check that somebody requires must not look green.
+                         WHEN 'skipped' THEN CASE WHEN j.job_key = '' THEN 'success' ELSE 'failure' END
                          WHEN 'failure' THEN 'failure'
                          WHEN 'error' THEN 'error' WHEN 'cancelled' THEN 'error'
                          ELSE 'pending' END,

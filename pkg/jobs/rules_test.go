@@ -251,6 +251,7 @@ func TestWhatNeedsAFailedJobIsSkipped(t *testing.T) {
 	t.Parallel()
 	db := jobstest.New(t)
 	run := fanIn(t, db)
+	db.Exec(t, "UPDATE ci_runs SET head_sha = repeat('a', 40)")
 	db.Exec(t, "INSERT INTO ci_jobs (run_id, repository, status, workflow, job_key, name, needs) VALUES ($1, $2, 'blocked', 'ci.yml', 'd', 'ci / d', '{c}')", run, repository)
 	db.Exec(t, "UPDATE ci_jobs SET status = 'failure' WHERE run_id = $1 AND job_key = 'a'", run)
 	if got := jobstest.Value[string](t, db, "SELECT status::text FROM ci_runs WHERE id = $1", run); got != "running" {
@@ -262,6 +263,9 @@ func TestWhatNeedsAFailedJobIsSkipped(t *testing.T) {
 		FROM   ci_runs r WHERE r.id = $1`, run)
 	if want := "failure success skipped skipped run failure true"; got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+	if green := jobstest.Value[int](t, db, "SELECT count(*)::int FROM ci_reports WHERE state = 'success' AND context IN ('lockstep/ci / c', 'lockstep/ci / d')"); green != 0 {
+		t.Errorf("%d skipped jobs look green on GitHub", green)
 	}
 	if reason := jobstest.Value[string](t, db, "SELECT reason FROM ci_jobs WHERE run_id = $1 AND job_key = 'c'", run); reason != `needs "ci / a", which ended with failure` {
 		t.Errorf("reason %q", reason)

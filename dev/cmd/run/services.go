@@ -57,7 +57,7 @@ func listenAddr(addr string) (string, error) {
 func settings(urls map[string]string, addr, token string) map[string][]string {
 	decided := map[string][]string{
 		"api-gateway": {
-			"HTTP_ADDR=" + addr, "ADMIN_TOKEN=" + token, "ANONYMOUS_READ=true",
+			"HTTP_ADDR=" + addr, "ADMIN_TOKEN=" + token, "ANONYMOUS_READ=" + cmp.Or(os.Getenv("ANONYMOUS_READ"), "true"),
 			"GITHUB_WEBHOOK_SECRET=" + cmp.Or(os.Getenv("GITHUB_WEBHOOK_SECRET"), rand.Text()),
 		},
 		"initializer":     {"ALLOW_FILE_URLS=true"},

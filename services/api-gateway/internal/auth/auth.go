@@ -65,5 +65,9 @@ func (g *Guard) is(token string) bool {
 
 func (g *Guard) refuse(w http.ResponseWriter, r *http.Request) {
 	w.Header().Add("WWW-Authenticate", `Bearer realm="Lockstep"`)
-	problem.Write(w, r, g.log, problem.In("Authorization", http.StatusUnauthorized, "unauthorized", "send the header `Authorization: Bearer <token>`"))
+	detail := "send the header `Authorization: Bearer <token>`"
+	if r.Header.Get("Authorization") != "" {
+		detail = "the token is wrong, or it is not sent as `Authorization: Bearer <token>`"
+	}
+	problem.Write(w, r, g.log, problem.In("Authorization", http.StatusUnauthorized, "unauthorized", detail))
 }

@@ -94,7 +94,9 @@ func Write(w http.ResponseWriter, r *http.Request, log *zap.Logger, err error) {
 	Headers(w, p)
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(p.Status)
-	_ = json.NewEncoder(w).Encode(p) // a client that has gone needs no answer
+	encoder := json.NewEncoder(w)
+	encoder.SetEscapeHTML(false) // it is read in terminals; nosniff keeps browsers from taking it for HTML
+	_ = encoder.Encode(p)        // a client that has gone needs no answer
 }
 
 // Headers sets what every answer with this problem carries, however its body looks.

@@ -566,6 +566,7 @@ func TestWhatIsOutsideTheSubsetIsAMistakeWithItsPlace(t *testing.T) {
 		"run and uses":                {job("    steps: [{run: x, uses: actions/checkout@v4}]\n"), `5:14: unexpected key "run" for step to execute action`},
 		"with of a script":            {job("    steps: [{run: x, with: {a: b}}]\n"), `5:22: unexpected key "with" for step to run shell command`},
 		"a step of nothing":           {job("    steps: [{name: x}]\n"), `5:13: step must run script`},
+		"a file that is not there":    {job("    steps: [{run: 'echo a=b | tee -a $GITHUB_OUTPUT'}]\n"), `5:19: GITHUB_OUTPUT is not supported: what a script writes there would be lost`},
 		"an empty script":             {job("    steps: [{run: ' '}]\n"), `5:19: the script is empty`},
 		"other shell":                 {job("    steps: [{run: x, shell: pwsh}]\n"), `5:29: shell "pwsh" is not supported (supported: bash, sh)`},
 		"shell with arguments":        {job("    steps: [{run: x, shell: 'bash {0}'}]\n"), `5:29: shell "bash {0}" is not supported`},

@@ -294,6 +294,9 @@ func lowered(env map[string]string) map[string]string {
 	return m
 }
 
+// commandFiles are the variables by which GitHub lets a script speak to later steps.
+var commandFiles = []string{"GITHUB_ENV", "GITHUB_OUTPUT", "GITHUB_PATH", "GITHUB_STATE", "GITHUB_STEP_SUMMARY"}
+
 func (w *workflow) step(number int, s *actionlint.Step, sc scope) spec.Step {
 	*w.budget -= 100 // a step costs, even if it is empty
 	step := spec.Step{Number: number, Env: w.variables(s.Env, sc), TimeoutMinutes: w.minutes(s.TimeoutMinutes, sc)}
@@ -311,6 +314,11 @@ func (w *workflow) step(number int, s *actionlint.Step, sc scope) spec.Step {
 		step.Run = w.expand(exec.Run, script)
 		if strings.TrimSpace(step.Run) == "" {
 			w.mistakef(at(exec.Run.Pos), "the script is empty")
+		}
+		for _, name := range commandFiles {
+			if strings.Contains(step.Run, name) {
+				w.mistakef(at(exec.Run.Pos), "%s is not supported: what a script writes there would be lost", name)
+			}
 		}
 		step.Name = "Run " + firstLine(step.Run)
 		if exec.Shell != nil {
