@@ -6,17 +6,23 @@ import (
 	"time"
 )
 
-// waiting is an exponential backoff with jitter.
-type waiting struct{ next, most time.Duration }
+// Backoff paces the tries of what is tried again: its delays double, with jitter, so that a fleet does not come back in
+// step.
+type Backoff struct {
+	Next time.Duration // the next delay, before jitter; more than 0
+	Most time.Duration // the longest one
+}
 
-func backoff(first, most time.Duration) *waiting { return &waiting{next: first, most: most} }
+// Sleep waits for the next delay, between half and all of it. It reports false when ctx ended first.
+func (b *Backoff) Sleep(ctx context.Context) bool {
+	delay := jitter(b.Next)
+	b.Next = min(2*b.Next, b.Most)
+	return sleep(ctx, delay)
+}
 
-// sleep waits for the next delay, doubled each time up to the most, between half and all of it, so that a fleet does
-// not come back in step. It reports false when ctx ended first.
-func (w *waiting) sleep(ctx context.Context) bool {
-	delay := jitter(w.next)
-	w.next = min(2*w.next, w.most)
-	timer := time.NewTimer(delay)
+// sleep waits for d. It reports false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:

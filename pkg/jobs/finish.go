@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -200,8 +199,7 @@ func (db *DB) finishWith(ctx context.Context, job *Job, result Result) error {
 // fail ends a claim because of an infrastructure failure. The job is tried again after a backoff of 2 s, doubled for
 // each failure up to 5 min, less up to half of it.
 func (db *DB) fail(ctx context.Context, job *Job, cause string) error {
-	wait := min(2*time.Second<<min(job.Failures, 10), 5*time.Minute)
-	wait -= rand.N(wait/2 + 1)
+	wait := jitter(min(2*time.Second<<min(job.Failures, 10), 5*time.Minute))
 	return db.endOne(ctx, "fail", job, pgx.NamedArgs{"backoff": wait, "cause": clean(cause)})
 }
 

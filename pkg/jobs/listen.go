@@ -73,7 +73,7 @@ var errDeaf = errors.New("the connection does not deliver notifications (a trans
 
 func (l *listener) run(ctx context.Context) {
 	defer close(l.done)
-	wait := backoff(50*time.Millisecond, time.Second)
+	wait := &Backoff{Next: 50 * time.Millisecond, Most: time.Second}
 	for {
 		began := time.Now()
 		err := l.session(ctx)
@@ -85,11 +85,11 @@ func (l *listener) run(ctx context.Context) {
 		l.log.Warn("listener lost its connection", zap.Error(err))
 		switch {
 		case errors.Is(err, errDeaf):
-			wait = backoff(time.Minute, time.Minute)
+			wait = &Backoff{Next: time.Minute, Most: time.Minute}
 		case time.Since(began) > pingEvery:
-			wait = backoff(50*time.Millisecond, time.Second)
+			wait = &Backoff{Next: 50 * time.Millisecond, Most: time.Second}
 		}
-		if !wait.sleep(ctx) {
+		if !wait.Sleep(ctx) {
 			return
 		}
 	}

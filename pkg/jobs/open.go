@@ -155,7 +155,8 @@ func checkSchema(ctx context.Context, pool *pgxpool.Pool) error {
 }
 
 func waitForSchema(ctx context.Context, pool *pgxpool.Pool, log *zap.Logger) error {
-	for wait := backoff(100*time.Millisecond, 2*time.Second); ; {
+	wait := &Backoff{Next: 100 * time.Millisecond, Most: 2 * time.Second}
+	for {
 		attempt, cancel := context.WithTimeout(ctx, 10*time.Second)
 		err := checkSchema(attempt, pool)
 		cancel()
@@ -173,7 +174,7 @@ func waitForSchema(ctx context.Context, pool *pgxpool.Pool, log *zap.Logger) err
 			}
 		}
 		log.Warn("waiting for the database", zap.Error(err))
-		if !wait.sleep(ctx) {
+		if !wait.Sleep(ctx) {
 			return fmt.Errorf("wait for the database: %w", ctx.Err())
 		}
 	}

@@ -2,7 +2,6 @@ package jobs
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -200,7 +199,7 @@ func (r *reaper) sweepBlocked(ctx context.Context) error {
 	}
 	if len(runs) > 0 {
 		_, err := r.db.pool.Exec(ctx, query("admit"), pgx.NamedArgs{"runs": runs})
-		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		if err != nil {
 			return fmt.Errorf("admit jobs: %w", err)
 		}
 	}

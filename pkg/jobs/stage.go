@@ -197,17 +197,6 @@ func (w *worker) claimLoop(ctx, life context.Context) {
 	}
 }
 
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
-}
-
 // ready returns the worker's id and free slots; id 0 while the worker may not claim.
 func (w *worker) ready() (id int64, free int) {
 	w.mu.Lock()
@@ -329,7 +318,7 @@ func (w *worker) end(ctx, life context.Context, job *Job, result Result, err err
 func (w *worker) persist(life context.Context, write func(context.Context) error, log *zap.Logger) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(life), 2*w.stage.Lease)
 	defer cancel()
-	wait := backoff(50*time.Millisecond, time.Second)
+	wait := &Backoff{Next: 50 * time.Millisecond, Most: time.Second}
 	for {
 		err := write(ctx)
 		var commit *commitError
@@ -340,7 +329,7 @@ func (w *worker) persist(life context.Context, write func(context.Context) error
 			return &commitError{err}
 		}
 		log.Warn("could not end the claim, trying again", zap.Error(err))
-		if !wait.sleep(ctx) {
+		if !wait.Sleep(ctx) {
 			return err
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -194,17 +193,16 @@ type chunk struct {
 
 // store appends one chunk, trying again until it is stored, the claim is lost, or ctx ends.
 func (w *Writer) store(ctx context.Context, c chunk) error {
-	for wait := retryFirst; ; wait = min(2*wait, retryMost) {
+	wait := &jobs.Backoff{Next: retryFirst, Most: retryMost}
+	for {
 		err := w.append(ctx, c)
 		if err == nil || errors.Is(err, jobs.ErrClaimLost) {
 			return err
 		}
-		if wait == retryFirst {
+		if wait.Next == retryFirst {
 			w.log.Warn("could not store the log, trying again", zap.Error(err))
 		}
-		select {
-		case <-time.After(wait/2 + rand.N(wait/2)): // not all writers at once
-		case <-ctx.Done():
+		if !wait.Sleep(ctx) {
 			return err
 		}
 	}

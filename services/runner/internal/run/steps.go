@@ -5,7 +5,6 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -111,17 +110,16 @@ func (s *steps) run(ctx context.Context) error {
 
 // persist writes a state, or one that came since, until it is written, the claim is lost, or ctx ends.
 func (s *steps) persist(ctx context.Context, state []executor.Step) error {
-	for wait := retryFirst; ; wait = min(2*wait, retryMost) {
+	wait := &jobs.Backoff{Next: retryFirst, Most: retryMost}
+	for {
 		err := s.write(ctx, state)
 		if err == nil || errors.Is(err, jobs.ErrClaimLost) {
 			return err
 		}
-		if wait == retryFirst {
+		if wait.Next == retryFirst {
 			s.log.Warn("could not write the steps, trying again", zap.Error(err))
 		}
-		select {
-		case <-time.After(wait/2 + rand.N(wait/2)): // not all writers at once
-		case <-ctx.Done():
+		if !wait.Sleep(ctx) {
 			return err
 		}
 		if latest, _ := s.take(); latest != nil {
