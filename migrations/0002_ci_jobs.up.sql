@@ -86,6 +86,7 @@ CREATE TABLE ci_jobs (
     turn                double precision NOT NULL,  -- who comes first within a priority; by the trigger when absent
     attempt             integer NOT NULL DEFAULT 0, -- counts claims over all stages; only ever rises
     failures            integer NOT NULL DEFAULT 0, -- infrastructure failures of this stage
+    crashes             integer NOT NULL DEFAULT 0, -- workers of this stage that died with it
     claim_token         uuid,               -- the fence: every later write of a claim names it
     ended_token         uuid,               -- the token of the claim that ended last
     worker_id           bigint,             -- whose claim it is; NULL when claimed by hand

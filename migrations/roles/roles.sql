@@ -42,14 +42,14 @@ GRANT EXECUTE ON FUNCTION ci_take_turns TO lockstep_api_gateway, lockstep_initia
 -- initializer: answers what a commit wants to run.
 GRANT UPDATE (head_sha, ref, version) ON ci_runs TO lockstep_initializer;
 GRANT INSERT (run_id, repository, status, turn, timeout, priority, admit_to, workflow, job_key, matrix_index, name, needs, fail_fast, reason),
-      UPDATE (status, turn, worker_id, deadline_at, timeout, not_before, admit_to, failures, workflow, job_key, matrix_index, name, needs, fail_fast, reason)
+      UPDATE (status, turn, worker_id, deadline_at, timeout, not_before, admit_to, failures, crashes, workflow, job_key, matrix_index, name, needs, fail_fast, reason)
     ON ci_jobs TO lockstep_initializer;
 GRANT SELECT, INSERT ON ci_job_specs TO lockstep_initializer;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ci_sources, ci_source_chunks TO lockstep_initializer;
 
 -- runner: runs and reports.
 GRANT UPDATE (version) ON ci_runs TO lockstep_runner; -- to lock the row
-GRANT UPDATE (status, worker_id, deadline_at, not_before, admit_to, failures, reason) ON ci_jobs TO lockstep_runner;
+GRANT UPDATE (status, worker_id, deadline_at, not_before, admit_to, failures, crashes, reason) ON ci_jobs TO lockstep_runner;
 GRANT SELECT ON ci_job_specs, ci_sources, ci_source_chunks TO lockstep_runner;
 GRANT SELECT, INSERT, UPDATE ON ci_steps TO lockstep_runner;
 GRANT SELECT, INSERT ON ci_logs TO lockstep_runner;
@@ -59,6 +59,6 @@ GRANT SELECT, UPDATE (status, sent_version, claim_token, deadline_at, attempt, n
 
 -- reaper: gives back what the dead hold.
 GRANT UPDATE (version) ON ci_runs TO lockstep_reaper;
-GRANT UPDATE (status, not_before, failures, reason) ON ci_jobs TO lockstep_reaper;
+GRANT UPDATE (status, not_before, failures, crashes, reason) ON ci_jobs TO lockstep_reaper;
 GRANT DELETE ON ci_workers TO lockstep_reaper;
 GRANT EXECUTE ON FUNCTION ci_admit, ci_make_log_days TO lockstep_reaper;

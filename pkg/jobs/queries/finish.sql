@@ -8,7 +8,7 @@ WITH done AS (
     UPDATE ci_jobs j
     SET    status = CASE WHEN j.cancel_requested_at IS NOT NULL AND NOT ci_is_final(d.status)
                          THEN 'cancelled' ELSE d.status END,
-           reason = d.reason, failures = 0
+           reason = d.reason, failures = 0, crashes = 0
     FROM   done d
     WHERE  j.id = d.id AND j.claim_token = d.token
     RETURNING j.id
