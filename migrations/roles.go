@@ -30,6 +30,13 @@ func Roles(ctx context.Context, url string, passwords map[string]string) error {
 		return fmt.Errorf("begin: %w", err)
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	names := make([]string, len(Services))
+	for i, service := range Services {
+		names[i] = RoleName(service)
+	}
+	if _, err := tx.Exec(ctx, "SELECT set_config('lockstep.roles', $1, true)", strings.Join(names, ",")); err != nil {
+		return fmt.Errorf("name roles: %w", err)
+	}
 	if _, err := tx.Exec(ctx, rolesSQL); err != nil {
 		return fmt.Errorf("make roles: %w", err)
 	}

@@ -5,27 +5,26 @@
 -- Two at once, also in two databases of one cluster, would trip over each other's CREATE ROLE.
 SELECT pg_advisory_xact_lock(hashtext('lockstep roles'));
 
+-- What all of them may. Setting lockstep.roles names them, separated by commas.
+REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 DO $$
 DECLARE
-    service text;
+    role text;
 BEGIN
-    FOREACH service IN ARRAY ARRAY['api_gateway', 'initializer', 'runner', 'github_notifier', 'reaper'] LOOP
-        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'lockstep_' || service) THEN
+    FOREACH role IN ARRAY string_to_array(current_setting('lockstep.roles'), ',') LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) THEN
             BEGIN
-                EXECUTE format('CREATE ROLE %I LOGIN', 'lockstep_' || service);
+                EXECUTE format('CREATE ROLE %I LOGIN', role);
             EXCEPTION WHEN duplicate_object OR unique_violation THEN
                 NULL; -- the lock is per database, roles are not: another database was first
             END;
         END IF;
-        EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), 'lockstep_' || service);
+        EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), role);
+        EXECUTE format('GRANT USAGE ON SCHEMA public TO %I', role);
+        EXECUTE format('GRANT SELECT ON schema_migrations, ci_runs, ci_jobs, ci_attempts, ci_repositories TO %I', role);
     END LOOP;
 END
 $$;
-
-REVOKE CREATE ON SCHEMA public FROM PUBLIC;
-GRANT USAGE ON SCHEMA public TO lockstep_api_gateway, lockstep_initializer, lockstep_runner, lockstep_github_notifier, lockstep_reaper;
-GRANT SELECT ON schema_migrations, ci_runs, ci_jobs, ci_attempts, ci_repositories
-    TO lockstep_api_gateway, lockstep_initializer, lockstep_runner, lockstep_github_notifier, lockstep_reaper;
 
 -- Who works has a row in ci_workers and beats.
 GRANT SELECT, INSERT (stage, name, slots, lease), UPDATE (beat_at, dead_at) ON ci_workers
