@@ -68,7 +68,7 @@ CREATE TABLE ci_runs (
     CONSTRAINT base_sha_is_a_full_commit_id CHECK (base_sha ~ '^[0-9a-f]{40}$'),
     CONSTRAINT idempotency_key_has_a_principal CHECK ((principal IS NULL) = (idempotency_key IS NULL)),
     CONSTRAINT one_run_for_one_key UNIQUE (principal, idempotency_key),
-    CONSTRAINT run_status_is_a_runs_status CHECK (status NOT IN ('initializing', 'initialized', 'blocked')),
+    CONSTRAINT run_status_is_a_runs_status CHECK (status IN ('new', 'running') OR ci_is_final(status)),
     CONSTRAINT finished_runs_have_an_end CHECK (ci_is_final(status) = (finished_at IS NOT NULL))
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
 
