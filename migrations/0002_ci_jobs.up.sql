@@ -15,9 +15,18 @@ CREATE FUNCTION ci_is_final(status ci_job_status) RETURNS boolean
 CREATE FUNCTION ci_repository_url(url text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE
-        WHEN url LIKE 'https://%' THEN regexp_replace(rtrim(btrim(url), '/'), '([^/])\.git$', '\1')
-        ELSE regexp_replace(btrim(url), '([^/])/+$', '\1')
+        WHEN url NOT LIKE 'https://%' THEN regexp_replace(btrim(url), '([^/])/+$', '\1')
+        WHEN rtrim(btrim(url), '/') LIKE '%_.git' AND rtrim(btrim(url), '/') NOT LIKE '%/.git'
+            THEN left(rtrim(btrim(url), '/'), -4)
+        ELSE rtrim(btrim(url), '/')
     END;
+
+-- Domains, not constraints of the tables: a constraint is checked anew with every update of a row, a domain when a
+-- value comes in. For these two expressions that is half the price of moving a run.
+CREATE DOMAIN ci_repository AS text CONSTRAINT repository_is_a_canonical_url CHECK (
+    VALUE = ci_repository_url(VALUE) AND length(VALUE) <= 2000
+    AND VALUE ~ '^(https://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[^/[:space:][:cntrl:]@:]+)+|file:///[^[:cntrl:]]+)$');
+CREATE DOMAIN ci_commit AS text CONSTRAINT commit_is_a_full_id CHECK (VALUE ~ '^[0-9a-f]{40}$');
 
 -- Settings of a repository. A repository without a row has none: no limit, weight 1.
 CREATE TABLE ci_repositories (
@@ -26,6 +35,7 @@ CREATE TABLE ci_repositories (
     weight      double precision NOT NULL DEFAULT 1
                 CONSTRAINT weight_is_positive CHECK (weight > 0 AND weight <= 1000)
 );
+CREATE INDEX ci_repositories_limited ON ci_repositories (repository) WHERE max_running IS NOT NULL;
 
 -- The last turn that a repository was given in each claimable state (fairness, see ci_take_turns).
 CREATE TABLE ci_turns (
@@ -39,12 +49,12 @@ CREATE INDEX ci_turns_highest ON ci_turns (status, turn);
 -- A run: everything done for one event on one commit.
 CREATE TABLE ci_runs (
     id                  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    repository          text NOT NULL,
+    repository          ci_repository NOT NULL,
     event               text NOT NULL,
     ref                 text,     -- refs/heads/…; what was asked for until the initializer resolves it; NULL: default branch
-    head_sha            text,     -- the one commit of this run; NULL until known
+    head_sha            ci_commit,   -- the one commit of this run; NULL until known
     base_ref            text,     -- of a pull request: the branch it wants to go to, refs/heads/…
-    base_sha            text,     -- what path filters compare with; NULL: nothing to compare with
+    base_sha            ci_commit,   -- what path filters compare with; NULL: nothing to compare with
     pull_request        integer,
     author              text,
     title               text,
@@ -59,13 +69,7 @@ CREATE TABLE ci_runs (
     cancel_requested_at timestamptz,
     created_at          timestamptz NOT NULL DEFAULT now(),
     finished_at         timestamptz,
-    CONSTRAINT repository_is_a_canonical_url CHECK (
-        repository = ci_repository_url(repository) AND length(repository) <= 2000
-        AND repository ~ '^(https://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[^/[:space:][:cntrl:]@:]+)+|file:///[^[:cntrl:]]+)$'
-    ),
     CONSTRAINT event_is_known CHECK (event IN ('push', 'pull_request', 'workflow_dispatch', 'manual')),
-    CONSTRAINT head_sha_is_a_full_commit_id CHECK (head_sha ~ '^[0-9a-f]{40}$'),
-    CONSTRAINT base_sha_is_a_full_commit_id CHECK (base_sha ~ '^[0-9a-f]{40}$'),
     CONSTRAINT idempotency_key_has_a_principal CHECK ((principal IS NULL) = (idempotency_key IS NULL)),
     CONSTRAINT one_run_for_one_key UNIQUE (principal, idempotency_key),
     CONSTRAINT run_status_is_a_runs_status CHECK (status IN ('new', 'running') OR ci_is_final(status)),

@@ -13,9 +13,16 @@ DECLARE
     v_step   double precision;
     v_last   double precision;
 BEGIN
-    -- The state as a literal: a parameter cannot match the partial index of the state.
-    EXECUTE format('SELECT turn FROM ci_jobs WHERE status = %L AND priority = $1 ORDER BY priority DESC, turn, id LIMIT 1', p_status)
-    INTO v_lowest USING p_priority;
+    -- The state as a literal: a parameter cannot match the partial index of the state. A plan that is kept costs a
+    -- tenth of one that is made each time, so the two states that every job passes have one each.
+    IF p_status = 'new' THEN
+        SELECT turn INTO v_lowest FROM ci_jobs WHERE status = 'new' AND priority = p_priority ORDER BY priority DESC, turn, id LIMIT 1;
+    ELSIF p_status = 'initialized' THEN
+        SELECT turn INTO v_lowest FROM ci_jobs WHERE status = 'initialized' AND priority = p_priority ORDER BY priority DESC, turn, id LIMIT 1;
+    ELSE
+        EXECUTE format('SELECT turn FROM ci_jobs WHERE status = %L AND priority = $1 ORDER BY priority DESC, turn, id LIMIT 1', p_status)
+        INTO v_lowest USING p_priority;
+    END IF;
     IF v_lowest IS NULL THEN
         SELECT max(turn) INTO v_lowest FROM ci_turns WHERE status = p_status;
     END IF;
@@ -42,8 +49,8 @@ BEGIN
         NEW.status_change_time := clock_timestamp();
         NEW.transitions        := 0;
         NEW.attempt            := 0;
-        NEW.repository         := ci_repository_url(NEW.repository);
         IF NEW.run_id IS NULL THEN -- by hand: a run of the default branch
+            NEW.repository := ci_repository_url(NEW.repository);
             INSERT INTO ci_runs (repository, event) VALUES (NEW.repository, 'manual') RETURNING id INTO NEW.run_id;
         END IF;
         IF NEW.turn IS NULL AND (NEW.status = 'blocked' OR ci_is_final(NEW.status)) THEN
@@ -144,45 +151,44 @@ REVOKE ALL ON FUNCTION ci_admit FROM PUBLIC;
 
 -- ci_jobs_follow: what follows from a transition, in its own transaction. Refuse what must not be; write down the
 -- attempt that ended; end or admit dependents; move the run; renew the reports. The one path that ends a job:
--- worker, reaper, cancel and psql all come through here.
+-- worker, reaper, cancel and psql all come through here. A statement moves up to 500 jobs: what none of them asks for is
+-- not looked for.
 CREATE FUNCTION ci_jobs_follow() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS
 $$
 DECLARE
     -- Who asks: the login, or what it SET ROLE to. (Within this function current_user is the owner.)
-    v_actor text := CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role') END;
-    v_free  boolean := pg_trigger_depth() > 1 OR pg_has_role(v_actor, current_user, 'MEMBER');
-    v_bad   record;
-    v_runs  bigint[];
+    v_actor     text := CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role') END;
+    v_free      boolean := pg_trigger_depth() > 1 OR pg_has_role(v_actor, current_user, 'MEMBER');
+    v_bad       record;
+    v_runs      bigint[];
+    v_fail_fast boolean;
+    v_broken    boolean; -- somebody ended without success: his dependents will not run
+    v_blocked   boolean;
 BEGIN
-    SELECT c.id, c.previous_status, c.status,
-           EXISTS (SELECT FROM ci_transitions t
-                   WHERE  t.from_status IS NOT DISTINCT FROM c.previous_status AND t.to_status = c.status) AS legal
+    SELECT g.id, g.previous_status, g.status,
+           EXISTS (SELECT FROM ci_transitions t WHERE t.from_status = g.previous_status AND t.to_status = g.status) AS legal
     INTO   v_bad
-    FROM   changed c
-    WHERE  c.previous_status IS DISTINCT FROM c.status
-    AND    NOT EXISTS (SELECT FROM ci_transitions t
-                       WHERE  t.from_status IS NOT DISTINCT FROM c.previous_status AND t.to_status = c.status
-                       AND    (v_free OR t.role = v_actor))
+    FROM  (SELECT c.previous_status, c.status, min(c.id) AS id FROM changed c
+           WHERE  c.previous_status <> c.status GROUP BY c.previous_status, c.status) AS g
+    WHERE  NOT EXISTS (SELECT FROM ci_transitions t
+                       WHERE  t.from_status = g.previous_status AND t.to_status = g.status AND (v_free OR t.role = v_actor))
     LIMIT  1;
     IF FOUND THEN
         IF v_bad.legal THEN
-            RAISE EXCEPTION 'job %: role "%" may not move a job from % to %', v_bad.id, v_actor, coalesce(v_bad.previous_status::text, 'nothing'), v_bad.status
+            RAISE EXCEPTION 'job %: role "%" may not move a job from % to %', v_bad.id, v_actor, v_bad.previous_status, v_bad.status
                 USING ERRCODE = 'insufficient_privilege', HINT = 'Table ci_transitions lists who may make which transition.';
         END IF;
-        RAISE EXCEPTION 'job %: illegal transition from % to %', v_bad.id, coalesce(v_bad.previous_status::text, 'nothing'), v_bad.status
+        RAISE EXCEPTION 'job %: illegal transition from % to %', v_bad.id, v_bad.previous_status, v_bad.status
             USING ERRCODE = 'check_violation', CONSTRAINT = 'ci_transitions', TABLE = 'ci_jobs',
                   HINT = 'Table ci_transitions lists the legal transitions; final states have no exit.';
     END IF;
 
-    INSERT INTO ci_attempts (job_id, attempt, stage, worker_id, claim_token, claimable_at, claimed_at, ended_at, outcome, cause)
-    SELECT c.id, c.attempt, c.previous_status, c.worker_id, c.ended_token, c.claimable_at, c.claimed_at, c.status_change_time, c.status, c.reason
-    FROM   changed c
-    WHERE  c.previous_status <> c.status AND ci_is_held(c.previous_status);
-
     -- Claims and admissions concern nobody else: they take no lock on the run. A claim then never waits for one, and an
     -- admission, which may reach into other runs of the repository, never locks runs out of order.
-    SELECT array_agg(DISTINCT c.run_id) INTO v_runs
+    SELECT array_agg(DISTINCT c.run_id), bool_or(c.fail_fast AND c.status IN ('failure', 'error')),
+           bool_or(ci_is_final(c.status) AND c.status <> 'success')
+    INTO   v_runs, v_fail_fast, v_broken
     FROM   changed c
     WHERE  c.previous_status <> c.status AND NOT ci_is_held(c.status)
     AND    (c.previous_status <> 'blocked' OR ci_is_final(c.status));
@@ -190,49 +196,61 @@ BEGIN
         RETURN NULL;
     END IF;
 
+    INSERT INTO ci_attempts (job_id, attempt, stage, worker_id, claim_token, claimable_at, claimed_at, ended_at, outcome, cause)
+    SELECT c.id, c.attempt, c.previous_status, c.worker_id, c.ended_token, c.claimable_at, c.claimed_at, c.status_change_time, c.status, c.reason
+    FROM   changed c
+    WHERE  c.previous_status <> c.status AND ci_is_held(c.previous_status);
+
     -- In a statement of its own: two parents finishing at once would otherwise each see the other unfinished, and
     -- the child would never be released.
     PERFORM FROM ci_runs WHERE id = ANY (v_runs) ORDER BY id FOR UPDATE;
 
-    UPDATE ci_jobs s -- fail-fast: the other jobs of a failed job's matrix
-    SET    status = CASE WHEN ci_is_held(s.status) THEN s.status ELSE 'cancelled' END,
-           cancel_requested_at = clock_timestamp(),
-           reason = format('cancelled by fail-fast: "%s" ended with %s', c.name, c.status)
-    FROM   changed c
-    WHERE  c.fail_fast AND c.status IN ('failure', 'error') AND c.previous_status <> c.status
-    AND    s.run_id = c.run_id AND s.workflow = c.workflow AND s.job_key = c.job_key AND s.id <> c.id
-    AND    NOT ci_is_final(s.status) AND s.cancel_requested_at IS NULL;
-
-    UPDATE ci_jobs b -- in turn this trigger skips what needs the skipped
-    SET    status = 'skipped', reason = format('needs "%s", which ended with %s', need.name, need.status)
-    FROM   ci_jobs need
-    WHERE  b.run_id = ANY (v_runs) AND b.status = 'blocked'
-    AND    need.run_id = b.run_id AND need.workflow = b.workflow AND need.job_key = ANY (b.needs)
-    AND    ci_is_final(need.status) AND need.status <> 'success';
-
-    PERFORM ci_report(array_agg(c.id ORDER BY c.id)) FROM changed c
-    WHERE  c.previous_status <> c.status AND NOT ci_is_held(c.status);
+    IF v_fail_fast THEN -- the other jobs of a failed job's matrix
+        UPDATE ci_jobs s
+        SET    status = CASE WHEN ci_is_held(s.status) THEN s.status ELSE 'cancelled' END,
+               cancel_requested_at = clock_timestamp(),
+               reason = format('cancelled by fail-fast: "%s" ended with %s', c.name, c.status)
+        FROM   changed c
+        WHERE  c.fail_fast AND c.status IN ('failure', 'error') AND c.previous_status <> c.status
+        AND    s.run_id = c.run_id AND s.workflow = c.workflow AND s.job_key = c.job_key AND s.id <> c.id
+        AND    NOT ci_is_final(s.status) AND s.cancel_requested_at IS NULL;
+    END IF;
+    IF v_broken THEN -- in turn this trigger skips what needs the skipped
+        UPDATE ci_jobs b
+        SET    status = 'skipped', reason = format('needs "%s", which ended with %s', need.name, need.status)
+        FROM   ci_jobs need
+        WHERE  b.run_id = ANY (v_runs) AND b.status = 'blocked'
+        AND    need.run_id = b.run_id AND need.workflow = b.workflow AND need.job_key = ANY (b.needs)
+        AND    ci_is_final(need.status) AND need.status <> 'success';
+    END IF;
+    PERFORM ci_report(array_agg(c.id)) FROM changed c WHERE c.previous_status <> c.status AND NOT ci_is_held(c.status);
 
     IF pg_trigger_depth() > 1 THEN -- the rest is done once, by the statement that began it, for these runs too
         RETURN NULL;
     END IF;
-    PERFORM ci_admit(v_runs);
 
-    UPDATE ci_runs r
-    SET    version     = r.version + 1,
-           status      = j.status,
-           finished_at = CASE WHEN ci_is_final(j.status) THEN coalesce(r.finished_at, clock_timestamp()) END
-    FROM  (SELECT run_id,
-                  CASE WHEN bool_or(NOT ci_is_final(status))
-                            THEN CASE WHEN bool_and(job_key = '') THEN 'new' ELSE 'running' END
-                       WHEN bool_or(status = 'error')     THEN 'error'
-                       WHEN bool_or(status = 'failure')   THEN 'failure'
-                       WHEN bool_or(status = 'cancelled') THEN 'cancelled'
-                       WHEN bool_or(status = 'success')   THEN 'success'
-                       ELSE 'skipped'
-                  END::ci_job_status AS status
-           FROM   ci_jobs WHERE run_id = ANY (v_runs) GROUP BY run_id) AS j
-    WHERE  r.id = j.run_id;
+    WITH verdict AS (
+        SELECT run_id, bool_or(status = 'blocked') AS blocked,
+               CASE WHEN bool_or(NOT ci_is_final(status))
+                         THEN CASE WHEN bool_and(job_key = '') THEN 'new' ELSE 'running' END
+                    WHEN bool_or(status = 'error')     THEN 'error'
+                    WHEN bool_or(status = 'failure')   THEN 'failure'
+                    WHEN bool_or(status = 'cancelled') THEN 'cancelled'
+                    WHEN bool_or(status = 'success')   THEN 'success'
+                    ELSE 'skipped'
+               END::ci_job_status AS status
+        FROM   ci_jobs WHERE run_id = ANY (v_runs) GROUP BY run_id
+    ), moved AS (
+        UPDATE ci_runs r
+        SET    version = r.version + 1, status = v.status,
+               finished_at = CASE WHEN ci_is_final(v.status) THEN clock_timestamp() END
+        FROM   verdict v
+        WHERE  r.id = v.run_id AND r.status <> v.status
+    )
+    SELECT bool_or(blocked) INTO v_blocked FROM verdict;
+    IF v_blocked OR EXISTS (SELECT FROM ci_repositories WHERE max_running IS NOT NULL) THEN
+        PERFORM ci_admit(v_runs);
+    END IF;
     RETURN NULL;
 END
 $$;
@@ -247,17 +265,17 @@ DECLARE
     v_free  boolean := pg_has_role(v_actor, current_user, 'MEMBER');
     v_bad   record;
 BEGIN
-    SELECT c.id, c.status INTO v_bad
-    FROM   changed c
+    SELECT g.id, g.status INTO v_bad
+    FROM  (SELECT c.status, min(c.id) AS id FROM changed c GROUP BY c.status) AS g
     WHERE  NOT EXISTS (SELECT FROM ci_transitions t
-                       WHERE  t.from_status IS NULL AND t.to_status = c.status AND (v_free OR t.role = v_actor))
+                       WHERE  t.from_status IS NULL AND t.to_status = g.status AND (v_free OR t.role = v_actor))
     LIMIT  1;
     IF FOUND THEN
         RAISE EXCEPTION 'job %: role "%" may not insert a job that is %', v_bad.id, v_actor, v_bad.status
             USING ERRCODE = 'check_violation', CONSTRAINT = 'ci_transitions', TABLE = 'ci_jobs',
                   HINT = 'A job begins as new; table ci_transitions lists the rest (from_status NULL).';
     END IF;
-    PERFORM ci_report(array_agg(c.id ORDER BY c.id)) FROM changed c WHERE c.status <> 'new' HAVING count(*) > 0;
+    PERFORM ci_report(array_agg(c.id)) FROM changed c WHERE c.status <> 'new' HAVING count(*) > 0;
     RETURN NULL;
 END
 $$;
@@ -265,8 +283,9 @@ $$;
 -- ci_report: renew what GitHub is to be told about these jobs. A job whose commit is not known, or that is not planned
 -- yet, has nothing to tell. A later run of the same commit takes the context over.
 CREATE FUNCTION ci_report(p_jobs bigint[]) RETURNS void
-    LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS
-$$
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS
+$$ -- plpgsql keeps the plan
+BEGIN
     INSERT INTO ci_reports AS old (repository, sha, context, run_id, job_id, state, description)
     SELECT r.repository, r.head_sha, 'lockstep/' || j.name, j.run_id, j.id,
            CASE j.status WHEN 'success' THEN 'success'
@@ -286,9 +305,12 @@ $$
     SET    run_id = EXCLUDED.run_id, job_id = EXCLUDED.job_id, state = EXCLUDED.state, description = EXCLUDED.description,
            version = old.version + 1, changed_at = clock_timestamp(),
            status = CASE old.status WHEN 'notifying' THEN 'notifying' ELSE 'pending' END, -- one in flight per context
-           attempt = 0, reason = '', not_before = greatest(old.not_before, clock_timestamp()) -- GitHub's wish to wait outlives the version
+           attempt = 0, reason = '',
+           -- GitHub's wish to wait outlives the version; and what waits already keeps its place (and the update stays HOT)
+           not_before = CASE old.status WHEN 'pending' THEN old.not_before ELSE greatest(old.not_before, clock_timestamp()) END
     WHERE  old.run_id <= EXCLUDED.run_id
-    AND    (old.job_id, old.state) IS DISTINCT FROM (EXCLUDED.job_id, EXCLUDED.state)
+    AND    (old.job_id, old.state) IS DISTINCT FROM (EXCLUDED.job_id, EXCLUDED.state);
+END
 $$;
 REVOKE ALL ON FUNCTION ci_report FROM PUBLIC;
 
@@ -298,15 +320,17 @@ CREATE TRIGGER ci_jobs_follow AFTER UPDATE ON ci_jobs
     REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION ci_jobs_follow();
 
 -- ci_jobs_notify: wake whoever listens. A hint to look at the table; never the work, never the truth. The payload
--- `<id>:<status>` lets a worker ignore what is not for its stage (payloads must be under 8000 bytes, PostgreSQL
--- manual, NOTIFY).
+-- `<id>[,<id>…]:<status>` lets a worker ignore what is not for its stage. One notification tells of up to 300 jobs that a
+-- statement moved to one state: payloads must be under 8000 bytes (PostgreSQL manual, NOTIFY), and a thousand
+-- notifications cost every listener more than the change itself.
 CREATE FUNCTION ci_jobs_notify() RETURNS trigger
     LANGUAGE plpgsql AS
 $$
 BEGIN
-    PERFORM pg_notify('ci_jobs_status_channel', c.id || ':' || c.status)
-    FROM    changed c
-    WHERE   c.previous_status IS DISTINCT FROM c.status;
+    PERFORM pg_notify('ci_jobs_status_channel', string_agg(c.id::text, ',') || ':' || c.status)
+    FROM   (SELECT id, status, (row_number() OVER (PARTITION BY status) - 1) / 300 AS part
+            FROM   changed WHERE previous_status IS DISTINCT FROM status) AS c
+    GROUP  BY c.status, c.part;
     RETURN NULL;
 END
 $$;

@@ -32,8 +32,9 @@ GRANT SELECT, INSERT (stage, name, slots, lease), UPDATE (beat_at, dead_at) ON c
 GRANT SELECT ON ci_workers TO lockstep_api_gateway;
 
 -- api-gateway: accepts, cancels and shows.
-GRANT INSERT (repository, event, ref, head_sha, base_ref, base_sha, pull_request, author, title, trusted, principal, idempotency_key, request_hash, rerun_of),
+GRANT INSERT (id, repository, event, ref, head_sha, base_ref, base_sha, pull_request, author, title, trusted, principal, idempotency_key, request_hash, rerun_of),
       UPDATE (cancel_requested_at, version) ON ci_runs TO lockstep_api_gateway;
+GRANT USAGE ON SEQUENCE ci_runs_id_seq TO lockstep_api_gateway;
 GRANT INSERT (run_id, repository, turn), UPDATE (status, cancel_requested_at, reason) ON ci_jobs TO lockstep_api_gateway;
 GRANT SELECT ON ci_steps, ci_logs, ci_reports TO lockstep_api_gateway;
 GRANT EXECUTE ON FUNCTION ci_take_turns TO lockstep_api_gateway, lockstep_initializer;

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -34,70 +35,161 @@ type Enqueued struct {
 }
 
 // Enqueue accepts a run: when it returns, the run is on disk and will reach a final state. It returns ErrKeyReused
-// when the idempotency key belongs to another request.
+// when the idempotency key belongs to another request. Callers that wait at the same time share one statement and
+// one commit. When ctx ends first, or on any other error, the run may have been accepted or not: only the same idempotency
+// key again tells.
 func (db *DB) Enqueue(ctx context.Context, run NewRun) (Enqueued, error) {
-	return enqueue(ctx, db.pool, run)
+	one := &enqueuing{run: run, answer: make(chan enqueueAnswer, 1)}
+	db.enqueues.add(one)
+	select {
+	case answer := <-one.answer:
+		return answer.enqueued, answer.err
+	case <-ctx.Done():
+		return Enqueued{}, fmt.Errorf("enqueue run of %s: %w", run.Repository, ctx.Err())
+	case <-db.closed:
+		return Enqueued{}, fmt.Errorf("enqueue run of %s: the queue is closed", run.Repository)
+	}
 }
 
 // EnqueueTx is Enqueue in the caller's transaction: the run is accepted if and when it commits.
 func EnqueueTx(ctx context.Context, tx pgx.Tx, run NewRun) (Enqueued, error) {
-	return enqueue(ctx, tx, run)
+	answers, err := enqueue(ctx, tx, []NewRun{run})
+	if err != nil {
+		return Enqueued{}, fmt.Errorf("enqueue run of %s: %w", run.Repository, err)
+	}
+	return answers[0].enqueued, answers[0].err
 }
 
 // Rerun starts the same commit once more as a run of its own, with the same event and trust. Final states have no exit.
 // It returns ErrNotFound when there is no such run.
 func (db *DB) Rerun(ctx context.Context, runID int64, principal, idempotencyKey string, requestHash []byte) (Enqueued, error) {
-	exists, err := db.runExists(ctx, runID)
-	if err != nil {
-		return Enqueued{}, fmt.Errorf("rerun run %d: %w", runID, err)
-	}
-	if !exists {
-		return Enqueued{}, fmt.Errorf("rerun run %d: %w", runID, ErrNotFound)
-	}
-	enqueued, err := insertRun(ctx, db.pool, query("rerun"), pgx.NamedArgs{
+	var id int64
+	err := db.pool.QueryRow(ctx, query("rerun"), pgx.NamedArgs{
 		"run": runID, "principal": principal, "idempotency_key": idempotencyKey, "request_hash": requestHash,
-	})
+	}).Scan(&id)
+	enqueued := Enqueued{RunID: id}
+	if errors.Is(err, pgx.ErrNoRows) { // the key is taken, or there is no such run
+		enqueued, err = existing(ctx, db.pool, principal, idempotencyKey, requestHash)
+		if errors.Is(err, pgx.ErrNoRows) {
+			err = ErrNotFound
+		}
+	}
 	if err != nil {
 		return Enqueued{}, fmt.Errorf("rerun run %d: %w", runID, err)
 	}
 	return enqueued, nil
+}
+
+// enqueuing is a run that waits to be accepted.
+type enqueuing struct {
+	run    NewRun
+	answer chan enqueueAnswer // size 1
+}
+
+type enqueueAnswer struct {
+	enqueued Enqueued
+	err      error
+}
+
+// maxEnqueue bounds the rows of one enqueue.
+const maxEnqueue = 500
+
+// flushEnqueues answers everybody in the batch.
+func (db *DB) flushEnqueues(ctx context.Context, batch []*enqueuing) {
+	runs := make([]NewRun, len(batch))
+	for i, one := range batch {
+		runs[i] = one.run
+	}
+	deadline, cancel := context.WithTimeout(ctx, 10*time.Second)
+	answers, err := enqueue(deadline, db.pool, runs)
+	cancel()
+	if refused(err) && len(batch) > 1 { // one bad run must fail nobody else's
+		for i := range batch {
+			db.flushEnqueues(ctx, batch[i:i+1])
+		}
+		return
+	}
+	for i, one := range batch {
+		if err != nil {
+			one.answer <- enqueueAnswer{err: fmt.Errorf("enqueue run of %s: %w", one.run.Repository, err)}
+		} else {
+			one.answer <- answers[i]
+		}
+	}
 }
 
 type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-func enqueue(ctx context.Context, db querier, run NewRun) (Enqueued, error) {
-	enqueued, err := insertRun(ctx, db, query("enqueue"), pgx.NamedArgs{
-		"repository": run.Repository, "event": run.Event, "ref": run.Ref, "head_sha": run.HeadSHA,
-		"base_ref": run.BaseRef, "base_sha": run.BaseSHA,
-		"pull_request": run.PullRequest, "author": run.Author, "title": run.Title, "trusted": run.Trusted,
-		"principal": run.Principal, "idempotency_key": run.IdempotencyKey, "request_hash": run.RequestHash,
-	})
+// enqueue inserts the runs whose idempotency keys are free; for the others the key's run is the answer.
+func enqueue(ctx context.Context, db querier, runs []NewRun) ([]enqueueAnswer, error) {
+	rows, err := db.Query(ctx, query("enqueue"), enqueueArgs(runs))
 	if err != nil {
-		return Enqueued{}, fmt.Errorf("enqueue run of %s: %w", run.Repository, err)
+		return nil, err
 	}
-	return enqueued, nil
+	answers := make([]enqueueAnswer, len(runs))
+	var place int
+	var id int64
+	if _, err := pgx.ForEachRow(rows, []any{&place, &id}, func() error {
+		answers[place-1].enqueued.RunID = id // places count from 1
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	for i, run := range runs {
+		if answers[i].enqueued.RunID != 0 {
+			continue
+		}
+		answers[i].enqueued, err = existing(ctx, db, run.Principal, run.IdempotencyKey, run.RequestHash)
+		switch {
+		case errors.Is(err, ErrKeyReused):
+			answers[i].err = err
+		case err != nil:
+			return nil, fmt.Errorf("read the run of idempotency key: %w", err)
+		}
+	}
+	return answers, nil
 }
 
-// insertRun runs a statement that inserts a run unless its idempotency key is taken; then the key's run is the answer.
-func insertRun(ctx context.Context, db querier, sql string, args pgx.NamedArgs) (Enqueued, error) {
-	var run, job int64
-	err := db.QueryRow(ctx, sql, args).Scan(&run, &job)
-	if err == nil {
-		return Enqueued{RunID: run}, nil
+func enqueueArgs(runs []NewRun) pgx.NamedArgs {
+	return pgx.NamedArgs{
+		"repository":      column(runs, func(r *NewRun) string { return r.Repository }),
+		"event":           column(runs, func(r *NewRun) string { return r.Event }),
+		"ref":             column(runs, func(r *NewRun) string { return r.Ref }),
+		"head_sha":        column(runs, func(r *NewRun) string { return r.HeadSHA }),
+		"base_ref":        column(runs, func(r *NewRun) string { return r.BaseRef }),
+		"base_sha":        column(runs, func(r *NewRun) string { return r.BaseSHA }),
+		"pull_request":    column(runs, func(r *NewRun) int { return r.PullRequest }),
+		"author":          column(runs, func(r *NewRun) string { return r.Author }),
+		"title":           column(runs, func(r *NewRun) string { return r.Title }),
+		"trusted":         column(runs, func(r *NewRun) bool { return r.Trusted }),
+		"principal":       column(runs, func(r *NewRun) string { return r.Principal }),
+		"idempotency_key": column(runs, func(r *NewRun) string { return r.IdempotencyKey }),
+		"request_hash":    column(runs, func(r *NewRun) []byte { return r.RequestHash }),
 	}
-	if !errors.Is(err, pgx.ErrNoRows) {
-		return Enqueued{}, err
+}
+
+func column[T any](runs []NewRun, of func(*NewRun) T) []T {
+	values := make([]T, len(runs))
+	for i := range runs {
+		values[i] = of(&runs[i])
 	}
+	return values
+}
+
+// existing returns the run of an idempotency key: ErrKeyReused when it was another request, pgx.ErrNoRows when there is none.
+func existing(ctx context.Context, db querier, principal, idempotencyKey string, requestHash []byte) (Enqueued, error) {
+	var run int64
 	var same bool
-	err = db.QueryRow(ctx, query("enqueued"), pgx.NamedArgs{
-		"principal": args["principal"], "idempotency_key": args["idempotency_key"], "request_hash": args["request_hash"],
+	err := db.QueryRow(ctx, query("enqueued"), pgx.NamedArgs{
+		"principal": principal, "idempotency_key": idempotencyKey, "request_hash": requestHash,
 	}).Scan(&run, &same)
-	if err != nil {
-		return Enqueued{}, fmt.Errorf("read the run of idempotency key: %w", err)
-	}
-	if !same {
+	switch {
+	case err != nil:
+		return Enqueued{}, err
+	case !same:
 		return Enqueued{}, ErrKeyReused
 	}
 	return Enqueued{RunID: run, Existing: true}, nil

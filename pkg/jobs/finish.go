@@ -31,12 +31,7 @@ func refused(err error) bool {
 	return false
 }
 
-// finisher ends claims in batches: whatever waits while one statement is on its way shares the next.
-type finisher struct {
-	db      *DB
-	waiting chan finishing
-}
-
+// finishing is a claim that waits for its end to be written.
 type finishing struct {
 	job    *Job
 	result Result
@@ -46,49 +41,22 @@ type finishing struct {
 // maxFinish bounds the rows of one finish.
 const maxFinish = 500
 
-func newFinisher(db *DB) *finisher { return &finisher{db: db, waiting: make(chan finishing)} }
-
 // finish ends one claim and waits until that is on disk. ErrClaimLost: it was not ours any more, nothing changed.
-func (f *finisher) finish(ctx context.Context, job *Job, result Result) error {
+func (w *worker) finish(ctx context.Context, job *Job, result Result) error {
 	if result.Commit != nil {
-		return f.db.finishWith(ctx, job, result)
+		return w.db.finishWith(ctx, job, result)
 	}
-	one := finishing{job: job, result: result, answer: make(chan error, 1)}
-	select {
-	case f.waiting <- one:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	return <-one.answer
+	one := &finishing{job: job, result: result, answer: make(chan error, 1)}
+	w.finishes.add(one)
+	return <-one.answer // within the deadline of finishAll
 }
 
-// run serves finish until ctx ends.
-func (f *finisher) run(ctx context.Context) {
-	for {
-		var batch []finishing
-		select {
-		case one := <-f.waiting:
-			batch = append(batch, one)
-		case <-ctx.Done():
-			return
-		}
-		for more := true; more && len(batch) < maxFinish; {
-			select {
-			case one := <-f.waiting:
-				batch = append(batch, one)
-			default:
-				more = false
-			}
-		}
-		f.flush(ctx, batch)
-	}
-}
-
-func (f *finisher) flush(ctx context.Context, batch []finishing) {
-	lost, err := f.db.finishAll(ctx, batch)
-	if err != nil && len(batch) > 1 { // one bad row must fail nobody else's
-		for _, one := range batch {
-			f.flush(ctx, []finishing{one})
+// flushFinishes answers everybody in the batch.
+func (db *DB) flushFinishes(ctx context.Context, batch []*finishing) {
+	lost, err := db.finishAll(ctx, batch)
+	if refused(err) && len(batch) > 1 { // one bad row must fail nobody else's
+		for i := range batch {
+			db.flushFinishes(ctx, batch[i:i+1])
 		}
 		return
 	}
@@ -105,7 +73,7 @@ func (f *finisher) flush(ctx context.Context, batch []finishing) {
 }
 
 // finishAll ends claims in one transaction and returns those that were not ours any more.
-func (db *DB) finishAll(ctx context.Context, batch []finishing) (lost map[pgtype.UUID]bool, err error) {
+func (db *DB) finishAll(ctx context.Context, batch []*finishing) (lost map[pgtype.UUID]bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	jobs := make([]int64, len(batch))
@@ -121,7 +89,7 @@ func (db *DB) finishAll(ctx context.Context, batch []finishing) (lost map[pgtype
 	return lost, err
 }
 
-func finishArgs(batch []finishing) pgx.NamedArgs {
+func finishArgs(batch []*finishing) pgx.NamedArgs {
 	var (
 		jobs     = make([]int64, len(batch))
 		tokens   = make([]pgtype.UUID, len(batch))
@@ -159,7 +127,7 @@ func (db *DB) endClaims(ctx context.Context, jobs []int64, queue func(*pgx.Batch
 func (db *DB) finishWith(ctx context.Context, job *Job, result Result) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	one := []finishing{{job: job, result: result}}
+	one := []*finishing{{job: job, result: result}}
 	lost := map[pgtype.UUID]bool{}
 	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, query("lock_runs"), pgx.NamedArgs{"jobs": []int64{job.ID}}); err != nil {

@@ -68,7 +68,7 @@ func (w *worker) beat(life context.Context) error {
 	w.mu.Unlock()
 
 	if id == 0 {
-		err := w.db.beats.QueryRow(ctx, query("register"), pgx.NamedArgs{
+		err := w.db.signs.QueryRow(ctx, query("register"), pgx.NamedArgs{
 			"stage": w.stage.Name, "name": w.name, "slots": w.stage.Slots, "lease": w.stage.Lease,
 		}).Scan(&id)
 		if err != nil {
@@ -85,7 +85,7 @@ func (w *worker) beat(life context.Context) error {
 	var jobs []int64
 	var tokens []pgtype.UUID
 	var cancelled []bool
-	err := w.db.beats.QueryRow(ctx, query("beat"), pgx.NamedArgs{"worker": id}).Scan(&alive, &jobs, &tokens, &cancelled)
+	err := w.db.signs.QueryRow(ctx, query("beat"), pgx.NamedArgs{"worker": id}).Scan(&alive, &jobs, &tokens, &cancelled)
 	if err != nil {
 		return fmt.Errorf("beat of worker %d: %w", id, err)
 	}

@@ -13,7 +13,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// Channel is the one channel of all services. The trigger notifies `<job id>:<status>` on it.
+// Channel is the one channel of all services. The trigger notifies `<job id>[,<job id>…]:<status>` on it.
 const Channel = "ci_jobs_status_channel"
 
 const (
@@ -159,16 +159,18 @@ func (l *listener) prove(ctx context.Context, conn *pgx.Conn) error {
 	}
 }
 
-// receive hands a payload on. Any role can notify any channel, so a payload that makes no sense is dropped.
+// receive hands a payload on, `<id>[,<id>…]:<status>`. Any role can notify any channel, so what makes no sense is dropped.
 func (l *listener) receive(payload string) {
-	id, status, _ := strings.Cut(payload, ":")
-	jobID, err := strconv.ParseInt(id, 10, 64)
-	if err != nil || jobID <= 0 {
-		if !strings.HasPrefix(payload, probePrefix) {
-			l.log.Debug("ignored a notification", zap.Int("bytes", len(payload)))
+	ids, status, _ := strings.Cut(payload, ":")
+	for id := range strings.SplitSeq(ids, ",") {
+		jobID, err := strconv.ParseInt(id, 10, 64)
+		if err != nil || jobID <= 0 {
+			if !strings.HasPrefix(payload, probePrefix) {
+				l.log.Debug("ignored a notification", zap.Int("bytes", len(payload)))
+			}
+			return
 		}
-		return
+		l.metrics.wakes.Inc()
+		l.broadcast(Wake{JobID: jobID, Status: Status(status)})
 	}
-	l.metrics.wakes.Inc()
-	l.broadcast(Wake{JobID: jobID, Status: Status(status)})
 }

@@ -41,10 +41,12 @@ type Options struct {
 // DB is one process's access to the queue: a pool, a connection of its own for beats, and one that listens.
 type DB struct {
 	pool     *pgxpool.Pool
-	beats    *pgxpool.Pool // a beat must never queue behind log writes
+	signs    *pgxpool.Pool // for beats and claims, which must never queue behind log writes
 	listener *listener
 	log      *zap.Logger
 	metrics  *metrics
+	enqueues *batcher[enqueuing]
+	closed   chan struct{} // when enqueues ends
 	stop     context.CancelFunc
 }
 
@@ -63,8 +65,11 @@ func Open(ctx context.Context, url string, options Options) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("DATABASE_URL: %w", err)
 	}
-	beatConfig := config.Copy()
-	beatConfig.MinConns, beatConfig.MaxConns = 0, 1
+	// A beat or a claim that a crash of the server forgets is as if it had not been made: the fence sees to that. So
+	// neither waits for the disk.
+	signConfig := config.Copy()
+	signConfig.MinConns, signConfig.MaxConns = 0, 2
+	signConfig.ConnConfig.RuntimeParams["synchronous_commit"] = "off"
 	listenConfig, err := poolConfig(options.ListenURL, options.App)
 	if err != nil {
 		return nil, fmt.Errorf("LISTEN_DATABASE_URL: %w", err)
@@ -78,17 +83,19 @@ func Open(ctx context.Context, url string, options Options) (*DB, error) {
 		pool.Close()
 		return nil, err
 	}
-	beats, err := pgxpool.NewWithConfig(ctx, beatConfig)
+	signs, err := pgxpool.NewWithConfig(ctx, signConfig)
 	if err != nil {
 		pool.Close()
-		return nil, fmt.Errorf("open pool for beats: %w", err)
+		return nil, fmt.Errorf("open pool for beats and claims: %w", err)
 	}
 
-	// The listener outlives ctx: after a SIGTERM the stage still drains. Close ends it.
-	listening, stop := context.WithCancel(context.WithoutCancel(ctx))
-	db := &DB{pool: pool, beats: beats, log: log, metrics: newMetrics(pool), stop: stop}
+	// Both outlive ctx: after a SIGTERM the stage still drains. Close ends them.
+	life, stop := context.WithCancel(context.WithoutCancel(ctx))
+	db := &DB{pool: pool, signs: signs, log: log, metrics: newMetrics(pool), closed: make(chan struct{}), stop: stop}
 	db.listener = newListener(listenConfig.ConnConfig, log, db.metrics)
-	go db.listener.run(listening)
+	go db.listener.run(life)
+	db.enqueues = newBatcher(maxEnqueue, db.flushEnqueues)
+	go func() { defer close(db.closed); db.enqueues.run(life) }()
 	return db, nil
 }
 
@@ -96,7 +103,8 @@ func Open(ctx context.Context, url string, options Options) (*DB, error) {
 func (db *DB) Close() {
 	db.stop()
 	<-db.listener.done
-	db.beats.Close()
+	<-db.closed
+	db.signs.Close()
 	db.pool.Close()
 }
 
@@ -126,6 +134,10 @@ func poolConfig(url, app string) (*pgxpool.Config, error) {
 		"timezone":                            "UTC",
 		"idle_in_transaction_session_timeout": "10s",
 		"statement_timeout":                   "30s",
+		// Each statement finds its rows by a key. The planner, who sees a table that is small now or was a minute ago,
+		// would read it whole, up to 12 times slower (docs/performance.md); jit, because a plan that has to scan is then
+		// thought to be worth compiling. What does want to read a whole table sets them back with SET LOCAL.
+		"enable_seqscan": "off", "jit": "off",
 	} {
 		config.ConnConfig.RuntimeParams[name] = value
 	}

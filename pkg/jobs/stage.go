@@ -93,13 +93,13 @@ func (db *DB) Work(ctx context.Context, stage Stage) error {
 		claimSQL: strings.NewReplacer("{{takes}}", string(stage.Takes), "{{holds}}", string(stage.Holds)).Replace(query("claim")),
 		held:     map[pgtype.UUID]*claim{},
 		look:     make(chan struct{}, 1), beatNow: make(chan struct{}, 1),
-		finisher: newFinisher(db),
+		finishes: newBatcher(maxFinish, db.flushFinishes),
 	}
 	stopListening := db.Listen(w.hear)
 	defer stopListening()
 
 	var loops sync.WaitGroup
-	loops.Go(func() { w.finisher.run(life) })
+	loops.Go(func() { w.finishes.run(life) })
 	loops.Go(func() { w.beatLoop(life) })
 	w.claimLoop(ctx, life)
 	w.drain(life)
@@ -115,7 +115,7 @@ type worker struct {
 	log      *zap.Logger
 	name     string
 	claimSQL string
-	finisher *finisher
+	finishes *batcher[finishing]
 	look     chan struct{} // size 1: somebody should look at the table
 	beatNow  chan struct{} // size 1: a held job may be to be cancelled
 	jobs     sync.WaitGroup
@@ -282,11 +282,11 @@ func (w *worker) end(ctx, life context.Context, job *Job, result Result, err err
 		return
 	case err == nil:
 		outcome = string(result.Status)
-		write = func(ctx context.Context) error { return w.finisher.finish(ctx, job, result) }
+		write = func(ctx context.Context) error { return w.finish(ctx, job, result) }
 	case errors.Is(cause, ErrCancelled):
 		outcome = string(StatusCancelled)
 		write = func(ctx context.Context) error {
-			return w.finisher.finish(ctx, job, Result{Status: StatusCancelled, Reason: "cancelled on request"})
+			return w.finish(ctx, job, Result{Status: StatusCancelled, Reason: "cancelled on request"})
 		}
 	case errors.Is(cause, ErrStopping):
 		outcome = "released"
@@ -356,7 +356,7 @@ func (w *worker) drain(life context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(life), 2*time.Second)
 	defer cancel()
-	if _, err := w.db.beats.Exec(ctx, query("leave"), pgx.NamedArgs{"worker": id}); err != nil {
+	if _, err := w.db.signs.Exec(ctx, query("leave"), pgx.NamedArgs{"worker": id}); err != nil {
 		w.log.Warn("could not say goodbye; the reaper will notice", zap.Error(err))
 	}
 }

@@ -11,4 +11,4 @@ WITH run AS (
 )
 INSERT INTO ci_jobs (run_id, repository, turn)
 SELECT id, repository, ci_take_turns(repository, 'new', 0, 1) FROM run
-RETURNING run_id, id
+RETURNING run_id
