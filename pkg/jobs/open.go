@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -44,6 +45,7 @@ type DB struct {
 	beats    *pgxpool.Pool // a beat must never queue behind log writes
 	listener *listener
 	log      *zap.Logger
+	outages  *outages
 	metrics  *metrics
 	stop     context.CancelFunc
 }
@@ -51,6 +53,9 @@ type DB struct {
 // Open connects to the database at url and starts to listen. While the database cannot be reached or its schema is
 // older than SchemaVersion, it waits and says so in the log; it returns when ctx ends. A URL that cannot be right
 // (unreadable, wrong password, no such database) is an error at once; its text holds no password.
+//
+// A URL may name several hosts (postgres://a,b/db): then connections are made to the one that may write, whichever that
+// is, unless target_session_attrs says otherwise.
 func Open(ctx context.Context, url string, options Options) (*DB, error) {
 	log := options.Log
 	if log == nil {
@@ -65,6 +70,7 @@ func Open(ctx context.Context, url string, options Options) (*DB, error) {
 	}
 	beatConfig := config.Copy()
 	beatConfig.MinConns, beatConfig.MaxConns = 0, 1
+	beatConfig.ShouldPing = nobodyPings
 	listenConfig, err := poolConfig(options.ListenURL, options.App)
 	if err != nil {
 		return nil, fmt.Errorf("LISTEN_DATABASE_URL: %w", err)
@@ -74,22 +80,42 @@ func Open(ctx context.Context, url string, options Options) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open pool: %w", err)
 	}
-	if err := waitForSchema(ctx, pool, log); err != nil {
-		pool.Close()
-		return nil, err
-	}
 	beats, err := pgxpool.NewWithConfig(ctx, beatConfig)
 	if err != nil {
 		pool.Close()
 		return nil, fmt.Errorf("open pool for beats: %w", err)
 	}
+	db := &DB{pool: pool, beats: beats, log: log, metrics: newMetrics(pool)}
+	db.outages = newOutages(log, db.judge)
+	if err := db.waitForSchema(ctx); err != nil {
+		beats.Close()
+		pool.Close()
+		return nil, err
+	}
 
 	// The listener outlives ctx: after a SIGTERM the stage still drains. Close ends it.
 	listening, stop := context.WithCancel(context.WithoutCancel(ctx))
-	db := &DB{pool: pool, beats: beats, log: log, metrics: newMetrics(pool), stop: stop}
-	db.listener = newListener(listenConfig.ConnConfig, log, db.metrics)
+	db.stop = stop
+	db.listener = newListener(listenConfig.ConnConfig, log, db.outages, db.metrics)
 	go db.listener.run(listening)
 	return db, nil
+}
+
+// judge is told of each failure of the database, and returns what else an operator wants to know. Sessions of a server
+// that has become read-only stay so: they are given up, so that the next ones find the server that may write.
+func (db *DB) judge(what trouble) []zap.Field {
+	switch what {
+	case readOnly:
+		db.pool.Reset()
+		db.beats.Reset()
+		if db.listener != nil {
+			db.listener.dialAnew()
+		}
+	case slow:
+		stat := db.pool.Stat()
+		return []zap.Field{zap.Int32("connections_busy", stat.AcquiredConns()), zap.Int32("connections_max", stat.MaxConns())}
+	}
+	return nil
 }
 
 // Close ends every connection. Call it after Work has returned.
@@ -118,7 +144,7 @@ func poolConfig(url, app string) (*pgxpool.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read URL: %w", err) // pgx leaves the password out of this error
 	}
-	config.ConnConfig.ConnectTimeout = 5 * time.Second
+	config.ConnConfig.ConnectTimeout = 10 * time.Second // of each host: a login is four round trips
 	dialer := &net.Dialer{KeepAlive: 15 * time.Second}
 	config.ConnConfig.DialFunc = dialer.DialContext
 	for name, value := range map[string]string{
@@ -126,11 +152,26 @@ func poolConfig(url, app string) (*pgxpool.Config, error) {
 		"timezone":                            "UTC",
 		"idle_in_transaction_session_timeout": "10s",
 		"statement_timeout":                   "30s",
+		"lock_timeout":                        "8s", // less than our own deadlines: the error says what is wrong
 	} {
 		config.ConnConfig.RuntimeParams[name] = value
 	}
+	config.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool { return p.IdleDuration > pingIdle }
+	several := slices.ContainsFunc(config.ConnConfig.Fallbacks, func(f *pgconn.FallbackConfig) bool {
+		return f.Host != config.ConnConfig.Host || f.Port != config.ConnConfig.Port
+	})
+	if several && config.ConnConfig.ValidateConnect == nil {
+		config.ConnConfig.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	}
 	return config, nil
 }
+
+// pingIdle is how long a connection may rest before it is asked whether it still works: longer than between two polls,
+// which would cost twice the queries.
+const pingIdle = 2 * time.Second
+
+// nobodyPings: a beat on a broken connection fails, and the next one comes soon.
+func nobodyPings(context.Context, pgxpool.ShouldPingParams) bool { return false }
 
 var errSchemaOld = errors.New("schema is older than this build")
 
@@ -154,13 +195,14 @@ func checkSchema(ctx context.Context, pool *pgxpool.Pool) error {
 	return nil
 }
 
-func waitForSchema(ctx context.Context, pool *pgxpool.Pool, log *zap.Logger) error {
+func (db *DB) waitForSchema(ctx context.Context) error {
 	wait := &Backoff{Next: 100 * time.Millisecond, Most: 2 * time.Second}
 	for {
-		attempt, cancel := context.WithTimeout(ctx, 10*time.Second)
-		err := checkSchema(attempt, pool)
+		attempt, cancel := context.WithTimeout(ctx, 15*time.Second)
+		err := checkSchema(attempt, db.pool)
 		cancel()
 		if err == nil {
+			db.outages.worked("start")
 			return nil
 		}
 		if ctx.Err() != nil {
@@ -173,7 +215,7 @@ func waitForSchema(ctx context.Context, pool *pgxpool.Pool, log *zap.Logger) err
 				return fmt.Errorf("DATABASE_URL: %w", err)
 			}
 		}
-		log.Warn("waiting for the database", zap.Error(err))
+		db.outages.failed("start", "waiting", err)
 		if !wait.Sleep(ctx) {
 			return fmt.Errorf("wait for the database: %w", ctx.Err())
 		}

@@ -30,9 +30,9 @@ func TestReaperReturnsADeadWorkersJobs(t *testing.T) {
 		t.Errorf("taken back after %s, before its lease was over", waited)
 	}
 	got := jobstest.Value[string](t, db, `
-		SELECT format('%s, %s, %s', j.failures, j.reason, (SELECT outcome || ' ' || cause FROM ci_attempts WHERE job_id = j.id AND stage = 'running'))
+		SELECT format('%s %s, %s, %s', j.failures, j.crashes, j.reason, (SELECT outcome || ' ' || cause FROM ci_attempts WHERE job_id = j.id AND stage = 'running'))
 		FROM   ci_jobs j`)
-	if want := "1, worker lost:1 died while it was running, initialized worker lost:1 died while it was running"; got != want {
+	if want := "0 1, worker lost:1 died while it was running, initialized worker lost:1 died while it was running"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	if dead := jobstest.Value[bool](t, db, "SELECT dead_at IS NOT NULL FROM ci_workers WHERE id = $1", worker); !dead {
@@ -65,12 +65,12 @@ func TestReaperEndsAJobWhoseWorkersKeepDying(t *testing.T) {
 	t.Parallel()
 	db := jobstest.New(t)
 	job := planned(t, db, 1)[0]
-	reap(t, db, jobs.Reaping{MaxFailures: 2})
+	reap(t, db, jobs.Reaping{MaxCrashes: 2})
 	silentWorker(t, db, job, "100ms")
 	awaitStatus(t, db, job, jobs.StatusInitialized)
 	silentWorker(t, db, job, "100ms")
 	awaitStatus(t, db, job, jobs.StatusError)
-	if reason := jobstest.Value[string](t, db, "SELECT reason FROM ci_jobs"); reason != "worker lost:1 died while it was running; that was failure 2 of at most 2" {
+	if reason := jobstest.Value[string](t, db, "SELECT reason FROM ci_jobs"); reason != "worker lost:1 died while it was running; that was crash 2 of at most 2" {
 		t.Errorf("reason %q", reason)
 	}
 }
@@ -146,7 +146,7 @@ func TestBeatOfAMarkedWorkerIsRefused(t *testing.T) {
 	claims, lost := make(chan *jobs.Job, 2), make(chan error, 1)
 	work(t, db.Open(t, "runner"), runnerStage(1, func(ctx context.Context, job *jobs.Job) (jobs.Result, error) {
 		claims <- job
-		if job.Failures == 0 {
+		if job.Attempt == 2 { // the first was made by hand, in place of the initializer
 			<-ctx.Done()
 			lost <- context.Cause(ctx)
 			return jobs.Result{}, context.Cause(ctx)

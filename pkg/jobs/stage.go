@@ -29,6 +29,10 @@ type Stage struct {
 	Poll  time.Duration // longest wait between two looks at the table; a lost wake costs at most this
 	Grace time.Duration // how long jobs may go on after the stage is told to stop
 
+	// RetryAfter is how long a job waits after the first infrastructure failure of this stage; doubled for each further
+	// one up to 5 min, less up to a fifth. Up to 5 min; 5 s when 0.
+	RetryAfter time.Duration
+
 	// Do moves one job. Its context ends, with the cause ErrCancelled, ErrClaimLost, ErrStopping or ErrDeadline,
 	// when the job must end. An error is an infrastructure failure: the job is tried again after a backoff, and
 	// ends as StatusError with the error's text after too many. What the user did wrong is a Result. A panic is an error.
@@ -71,6 +75,9 @@ func (s Stage) validate() error {
 	if s.Poll <= 0 {
 		problems = append(problems, fmt.Errorf("poll %s: more than 0", s.Poll))
 	}
+	if s.RetryAfter < 0 || s.RetryAfter > maxRetryAfter {
+		problems = append(problems, fmt.Errorf("retry after %s: from 0 to %s", s.RetryAfter, maxRetryAfter))
+	}
 	return errors.Join(problems...)
 }
 
@@ -79,6 +86,9 @@ func (s Stage) validate() error {
 func (db *DB) Work(ctx context.Context, stage Stage) error {
 	if err := stage.validate(); err != nil {
 		return fmt.Errorf("stage %s: %w", stage.Name, err)
+	}
+	if stage.RetryAfter == 0 {
+		stage.RetryAfter = defaultRetryAfter
 	}
 	host, err := os.Hostname()
 	if err != nil {
@@ -166,13 +176,18 @@ func nudge(c chan struct{}) {
 // claimLoop fills the free slots: on a wake, when a slot becomes free, and on a timer that alone is enough.
 func (w *worker) claimLoop(ctx, life context.Context) {
 	backlog := false // the last claim got all it asked for: there may be more
+	failing := &Backoff{Next: claimEvery, Most: time.Second}
 	for ctx.Err() == nil {
 		began := time.Now()
 		if id, free := w.ready(); id != 0 && free > 0 {
 			asked := min(free, maxClaim)
 			jobs, err := w.claim(ctx, id, asked)
 			if err != nil {
-				w.log.Warn("could not claim", zap.Error(err))
+				w.db.outages.failed("claim", "no new jobs until it works", err)
+				failing.Sleep(ctx) // wakes may come faster than the database can bear
+			} else {
+				w.db.outages.worked("claim")
+				failing.Next = claimEvery
 			}
 			for _, job := range jobs {
 				w.start(life, job)
@@ -293,13 +308,13 @@ func (w *worker) end(ctx, life context.Context, job *Job, result Result, err err
 		write = func(ctx context.Context) error { return w.db.release(ctx, job) }
 	default:
 		outcome, result.Reason = "failed", err.Error()
-		write = func(ctx context.Context) error { return w.db.fail(ctx, job, result.Reason) }
+		write = func(ctx context.Context) error { return w.db.fail(ctx, job, w.stage.RetryAfter, result.Reason) }
 	}
-	err = w.persist(life, write, log)
+	err = w.persist(life, write)
 	var commit *commitError
 	if errors.As(err, &commit) {
 		outcome, result.Reason = "failed", commit.Error()
-		err = w.persist(life, func(ctx context.Context) error { return w.db.fail(ctx, job, result.Reason) }, log)
+		err = w.persist(life, func(ctx context.Context) error { return w.db.fail(ctx, job, w.stage.RetryAfter, result.Reason) })
 	}
 	switch {
 	case errors.Is(err, ErrClaimLost):
@@ -315,7 +330,7 @@ func (w *worker) end(ctx, life context.Context, job *Job, result Result, err err
 
 // persist tries a write until it succeeds, the claim is lost, the database refuses it for good, or two leases are over: then
 // it is somebody else's.
-func (w *worker) persist(life context.Context, write func(context.Context) error, log *zap.Logger) error {
+func (w *worker) persist(life context.Context, write func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(life), 2*w.stage.Lease)
 	defer cancel()
 	wait := &Backoff{Next: 50 * time.Millisecond, Most: time.Second}
@@ -324,11 +339,12 @@ func (w *worker) persist(life context.Context, write func(context.Context) error
 		var commit *commitError
 		switch {
 		case err == nil, errors.Is(err, ErrClaimLost), errors.As(err, &commit):
+			w.db.outages.worked("end claims")
 			return err
 		case refused(err):
 			return &commitError{err}
 		}
-		log.Warn("could not end the claim, trying again", zap.Error(err))
+		w.db.outages.failed("end claims", "results are kept and written again, for two leases", err)
 		if !wait.Sleep(ctx) {
 			return err
 		}
