@@ -10,7 +10,7 @@ SERVICES      = $(notdir $(patsubst %/go.mod,%,$(wildcard services/*/go.mod)))
 RACE          = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 GOLANGCI_LINT = bin/tools/golangci-lint
 
-.PHONY: help run test browser test-short lint fmt build generate bench model tidy clean
+.PHONY: help run test browser test-short lint fmt build generate bench bench-micro model tidy clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,8 +53,12 @@ build: ## build the services and migrate, run and withpg as static binaries into
 generate: ## write the generated files anew
 	go generate $(ALL)
 
-bench: build ## run the micro-benchmarks of the queue
-	@bin/withpg -durable -- go test -run '^$$' -bench . -benchmem $(ROOT)/pkg/jobs/...
+bench: build ## measure the queue beside others; BENCH=a,c picks parts, OUT=<file> keeps the table (docs/performance.md)
+	@go build -o bin/ $(ROOT)/test/bench
+	@LOCKSTEP_BIN=$(CURDIR)/bin bin/withpg -durable -- bin/bench $(if $(OUT),-o $(OUT))
+
+bench-micro: build ## run the queue's micro-benchmarks, in the form that benchstat compares; COUNT=<n> times each
+	@bin/withpg -durable -- go test -run '^$$' -bench . -benchmem -count $(or $(COUNT),1) $(ROOT)/pkg/jobs/...
 
 model: ## check the model of the queue (needs spin)
 	@docs/model/run
