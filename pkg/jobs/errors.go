@@ -9,6 +9,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
+// What a caller may have to act on; ask with errors.Is. The first four are causes of the end of a handler's context
+// ([context.Cause]), the others answers.
 var (
 	// ErrClaimLost means that the job is no longer ours: a reaper, an operator or a deadline took it. Stop, and
 	// write nothing more.
@@ -24,13 +26,13 @@ var (
 	// ErrDeadline means that the job held its claim for as long as its timeout allows. Return at once.
 	ErrDeadline = errors.New("jobs: deadline passed")
 
-	// ErrNotFound means that there is no such run.
+	// ErrNotFound means that there is no such run: Cancel and Rerun.
 	ErrNotFound = errors.New("jobs: not found")
 
-	// ErrEnded means that the run has reached a final state, which it never leaves.
+	// ErrEnded means that the run has reached a final state, which it never leaves: Cancel.
 	ErrEnded = errors.New("jobs: run has ended")
 
-	// ErrKeyReused means that the idempotency key was used before, for another request. Use a new key.
+	// ErrKeyReused means that the idempotency key was used before, for another request: Enqueue and Rerun. Use a new key.
 	ErrKeyReused = errors.New("jobs: idempotency key reused for another request")
 )
 

@@ -25,8 +25,8 @@ const (
 // Wake is a hint that a job changed: look at the table. The zero Wake means "look at everything": notifications may
 // have been missed.
 type Wake struct {
-	JobID  int64
-	Status Status
+	JobID  int64  // more than 0; it may be of no job, since every role of the database can notify
+	Status Status // to which it changed; by now it may have gone on
 }
 
 // listener is the process's one LISTEN connection, fanned out in memory. Reading never waits for work.
@@ -53,8 +53,11 @@ func newListener(config *pgx.ConnConfig, log *zap.Logger, outages *outages, metr
 // dialAnew gives the connection up for another one.
 func (l *listener) dialAnew() { nudge(l.anew) }
 
-// Listen calls do for each notification, and with a zero Wake after each (re)connection. It runs on the
-// reading goroutine: it must not block. Subscribe first, then look at the table, so that no wake falls between.
+// Listen calls do for each notification, and with a zero Wake after each (re)connection. Subscribe first, then look at
+// the table, so that no wake falls between; and look now and then without one, because wakes may get lost. [DB.Work] does
+// all that by itself: Listen is for whoever watches.
+//
+// do runs on the goroutine that reads: it must not block, nor call stop. After stop has returned, do is not called again.
 func (db *DB) Listen(do func(Wake)) (stop func()) {
 	l := db.listener
 	l.mu.Lock()

@@ -16,7 +16,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// SchemaVersion is the oldest schema that this build works on. A newer one is welcome: migrations expand first.
+// SchemaVersion is the oldest schema that this build works on: the number of a migration. A newer one is welcome,
+// because migrations expand first and contract a release later.
 const SchemaVersion = 4
 
 //go:embed queries/*.sql
@@ -32,14 +33,15 @@ func query(name string) string {
 	return string(text)
 }
 
-// Options are what Open needs beside the URL.
+// Options are what Open needs beside the URL. The zero Options will do.
 type Options struct {
 	App       string      // application_name of each connection: the binary's name
 	ListenURL string      // for the LISTEN connection, which a transaction-mode pooler would deafen; empty: the same URL
 	Log       *zap.Logger // nil: silent
 }
 
-// DB is one process's access to the queue: a pool, a connection of its own for beats, and one that listens.
+// DB is one process's access to the queue: a pool, connections of its own for what must never wait for it, and one that
+// listens. A process needs one, whatever it does; all methods may be called from several goroutines at once.
 type DB struct {
 	pool     *pgxpool.Pool
 	beats    *pgxpool.Pool // a beat must never queue behind log writes
@@ -118,7 +120,7 @@ func (db *DB) judge(what trouble) []zap.Field {
 	return nil
 }
 
-// Close ends every connection. Call it after Work has returned.
+// Close ends every connection, and waits for those that are in use. Call it once, after Work and Reap have returned.
 func (db *DB) Close() {
 	db.stop()
 	<-db.listener.done
@@ -126,13 +128,17 @@ func (db *DB) Close() {
 	db.pool.Close()
 }
 
-// Pool is for a service's own queries.
+// Pool is for a service's own queries. Its size is pool_max_conns in the URL, by default 4 or the number of CPUs, whichever
+// is more. Sessions are in UTC; a statement may take 30 s, wait 8 s for a lock, and a transaction may rest for 10 s. What a
+// claim finds out belongs into Result.Commit, which is fenced; a job's status is Work's alone.
 func (db *DB) Pool() *pgxpool.Pool { return db.pool }
 
-// Metrics gathers the queue's and the process's Prometheus metrics.
+// Metrics gathers the queue's (lockstep_…), Go's and the process's Prometheus metrics. A service registers its own beside
+// them and serves them; package service does so.
 func (db *DB) Metrics() *prometheus.Registry { return db.metrics.registry }
 
-// Ready returns nil when the database answers and its schema is new enough. It asks for at most two seconds.
+// Ready returns nil when the database answers and its schema is new enough. It asks for at most 2 s. It is for a readiness
+// probe; nothing else needs to ask first, since Work and Reap wait for a database that is away.
 func (db *DB) Ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()

@@ -16,7 +16,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// Stage is what one service does to a job, declared by its states.
+// Stage is what one service does to a job, declared by its states. All fields without a default are required.
 type Stage struct {
 	Name  string // for logs, metrics and ci_workers
 	Takes Status // the claimable state
@@ -24,25 +24,26 @@ type Stage struct {
 	Gives Status // the processed state: what a Result without a Status means
 
 	Slots int           // jobs at once, at least 1
-	Lease time.Duration // how long the claims hold without a beat
-	Beat  time.Duration // time between beats; at most a third of Lease, so that two may get lost
-	Poll  time.Duration // longest wait between two looks at the table; a lost wake costs at most this
-	Grace time.Duration // how long jobs may go on after the stage is told to stop
+	Lease time.Duration // how long the claims hold without a beat, and so how late a death is noticed; at least three Beats
+	Beat  time.Duration // time between beats, more than 0
+	Poll  time.Duration // longest wait between two looks at the table, more than 0; a lost wake costs at most this
+	Grace time.Duration // how long jobs may go on after the stage is told to stop; 0: they are given back at once
 
 	// RetryAfter is how long a job waits after the first infrastructure failure of this stage; doubled for each further
 	// one up to 5 min, less up to a fifth. Up to 5 min; 5 s when 0.
 	RetryAfter time.Duration
 
-	// Do moves one job. Its context ends, with the cause ErrCancelled, ErrClaimLost, ErrStopping or ErrDeadline,
-	// when the job must end. An error is an infrastructure failure: the job is tried again after a backoff, and
-	// ends as StatusError with the error's text after too many. What the user did wrong is a Result. A panic is an error.
+	// Do moves one job; up to Slots of them run at once. Its context ends, with the cause ErrCancelled, ErrClaimLost,
+	// ErrStopping or ErrDeadline, when the job must end: return soon, whatever. An error is an infrastructure failure: the
+	// job is tried again after a backoff, and ends as StatusError with the error's text after too many. What the user did
+	// wrong is a Result. A panic is an error. A worker may die at any line: Do must be fit to be done again.
 	Do func(ctx context.Context, job *Job) (Result, error)
 }
 
 // Result is how a job left its stage.
 type Result struct {
-	Status Status // empty: the stage's Gives
-	Reason string // for people: why it ended so
+	Status Status // empty: the stage's Gives; else a state that table ci_transitions lets the service's role go to
+	Reason string // for people: why it ended so; at most 4000 bytes of it are kept
 	// Commit, if any, runs in the transaction that ends the claim, while the claim is proven to be ours. Its error is
 	// the job's, like one of Do. It does not run when the job was cancelled meanwhile.
 	Commit func(ctx context.Context, tx pgx.Tx) error
@@ -82,7 +83,8 @@ func (s Stage) validate() error {
 }
 
 // Work runs the stage until ctx ends, then drains it: no new claims, Grace for the jobs at hand, the rest is given back.
-// It returns nil then; an error means that the stage cannot be run at all.
+// It returns nil then, when the last Do has returned; an error means that the stage cannot be: a field is out of range, and
+// nothing was claimed. A database that is away is waited for. Several stages may work in one process, each by a call of its own.
 func (db *DB) Work(ctx context.Context, stage Stage) error {
 	if err := stage.validate(); err != nil {
 		return fmt.Errorf("stage %s: %w", stage.Name, err)
