@@ -12,10 +12,10 @@ import (
 	"go.uber.org/zap"
 )
 
-// Reaping says how the reaper judges.
+// Reaping says how the reaper judges. UnownedAfter and MaxFailures are required.
 type Reaping struct {
 	Every        time.Duration // longest wait between two looks; 1 s when 0. A dead worker is noticed within its lease and one look.
-	UnownedAfter time.Duration // how long a job may be held by hand (from psql, without a worker)
+	UnownedAfter time.Duration // how long a job may be held by hand (from psql, without a worker); more than 0
 	MaxFailures  int           // infrastructure failures of one stage before the job ends as StatusError; at least 1
 	MaxCrashes   int           // workers of one stage that die with a job before it ends as StatusError; 3 when 0
 }
@@ -28,7 +28,8 @@ const (
 
 // Reap watches the workers until ctx ends: it marks those whose beat has stood still for their lease and gives their jobs
 // to others, ends jobs past their deadline, admits what has waited long enough. Any number of reapers may run at once:
-// each write repeats what it rests on.
+// each write repeats what it rests on. There must be one, or the jobs of the dead and those behind a backoff wait for ever. It
+// returns nil when ctx ends, and an error only when the Reaping is out of range.
 //
 // A reaper counts only silence that it watched itself, by its own clock, and begins anew after each error of the
 // database: a restart of PostgreSQL, during which nobody could beat, kills nobody.
@@ -96,24 +97,21 @@ func (r *reaper) look(ctx context.Context) time.Duration {
 		return jitter(r.Every)
 	}
 	silent, next := r.watch(workers, began)
+	err = each(ctx, silent, func(some []living) error { return r.mark(ctx, some) })
+	if !r.went("mark dead workers", err) {
+		r.seen = nil // they could not beat either, for all we know
+		return jitter(r.Every)
+	}
 	if len(silent) > 0 {
-		err := each(ctx, silent, func(some []living) error { return r.mark(ctx, some) })
-		if !r.went("mark dead workers", err) {
-			r.seen = nil // they could not beat either, for all we know
-			return jitter(r.Every)
-		}
 		next = 0 // their jobs are lost now
 	}
-	if len(claims) > 0 {
-		r.went("take jobs back", each(ctx, claims, func(some []lost) error { return r.reap(ctx, some) }))
-	}
-	if len(waiting) > 0 {
-		r.went("end and admit blocked jobs", each(ctx, waiting, func(some []blocked) error { return r.move(ctx, some) }))
-	}
+	r.went("take jobs back", each(ctx, claims, func(some []lost) error { return r.reap(ctx, some) }))
+	r.went("end and admit blocked jobs", each(ctx, waiting, func(some []blocked) error { return r.move(ctx, some) }))
 	if began.After(r.chores) {
-		r.chores = began.Add(choreAgain)
-		if r.went("keep house", r.housekeep(ctx)) {
-			r.chores = began.Add(housekeepEvery)
+		r.chores = began.Add(housekeepEvery)
+		if err := r.housekeep(ctx); err != nil {
+			r.chores = began.Add(choreAgain)
+			r.log.Warn("could not keep house; again in a minute", zap.Error(err))
 		}
 	}
 	return next
@@ -268,7 +266,7 @@ func (r *reaper) send(ctx context.Context, queue func(*pgx.Batch)) error {
 
 func (r *reaper) housekeep(ctx context.Context) error {
 	for _, chore := range []string{"housekeep", "forget_workers"} {
-		if _, err := r.db.pool.Exec(ctx, query(chore)); err != nil {
+		if err := r.send(ctx, func(batch *pgx.Batch) { batch.Queue(query(chore)) }); err != nil {
 			return fmt.Errorf("%s: %w", chore, err)
 		}
 	}
@@ -278,8 +276,11 @@ func (r *reaper) housekeep(ctx context.Context) error {
 // each does something to all of a list at once; where one of them is locked or refused, to each by itself, so that it holds
 // up nobody else. In random order: time may end before the list.
 func each[T any](ctx context.Context, all []T, do func(some []T) error) error {
+	if len(all) == 0 {
+		return nil
+	}
 	err := do(all)
-	if len(all) < 2 || err == nil || Unavailable(err) && troubleOf(err) != locked && troubleOf(err) != clash {
+	if len(all) == 1 || err == nil || Unavailable(err) && troubleOf(err) != locked && troubleOf(err) != clash {
 		return err
 	}
 	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
