@@ -44,9 +44,9 @@ func (s *System) torment(ctx context.Context) {
 	}
 	kill, freeze, end := process(s.killProcess), process(s.freezeProcess), process(s.endProcess)
 	lane(2, 300*time.Millisecond, 1500*time.Millisecond, []func(context.Context, *rand.Rand){kill, kill, kill, freeze, freeze, end, end})
-	lane(3, 300*time.Millisecond, 1200*time.Millisecond, []func(context.Context, *rand.Rand){
-		s.killServer, s.restartServer, s.cut, s.reset, s.blackhole, s.late, s.slow, s.loseReplies, s.loseReplies,
-		s.deafen, s.deafen, s.terminateAll, s.longTransaction, s.readOnly, s.lockTables,
+	lane(3, 200*time.Millisecond, 800*time.Millisecond, []func(context.Context, *rand.Rand){
+		s.killServer, s.restartServer, s.cut, s.reset, s.blackhole, s.late, s.slow, s.loseReplies,
+		s.deafen, s.terminateAll, s.longTransaction, s.readOnly, s.lockTables,
 	})
 	var sulks []func(context.Context, *rand.Rand)
 	for _, mood := range moods {

@@ -48,6 +48,7 @@ func (s *System) Torture(ctx context.Context, d time.Duration) error {
 	limit := time.AfterFunc(settled, giveUp)
 	load.Wait()
 	limit.Stop()
+	s.options.Say("the load is over")
 	return s.settle(ctx)
 }
 
@@ -76,13 +77,17 @@ func (s *System) rollout(ctx context.Context) error {
 	// Reports that a killed notifier held are another's after a minute, and some wait for long because of what GitHub
 	// answered. To wait for that here would be long. While no notifier runs, nobody else holds one.
 	notifiers := slices.DeleteFunc(slices.Clone(s.places), func(p *place) bool { return p.service != "github-notifier" })
+	var ends sync.WaitGroup
 	for _, p := range notifiers {
-		if p.process.running() {
+		ends.Go(func() {
+			fault := audit.Fault{Kind: "SIGTERM", Login: p.process.told().Login, Began: time.Now()}
 			if err := p.process.end(); err != nil {
-				return err
+				s.broke(err)
 			}
-		}
+			s.harm(fault)
+		})
 	}
+	ends.Wait()
 	err := s.server.exec(ctx, "UPDATE ci_reports SET deadline_at = clock_timestamp() WHERE status = 'notifying'",
 		"UPDATE ci_reports SET not_before = clock_timestamp() WHERE status = 'pending'")
 	if err != nil {
