@@ -9,8 +9,9 @@ SERVICES      = $(notdir $(patsubst %/go.mod,%,$(wildcard services/*/go.mod)))
 # -race needs a C compiler; Go itself turns cgo off where there is none.
 RACE          = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 GOLANGCI_LINT = bin/tools/golangci-lint
+GENERATORS    = $(addprefix bin/tools/,buf protoc-gen-go protoc-gen-connect-go protoc-gen-openapi)
 
-.PHONY: help run test browser test-short lint fmt build generate bench model tidy clean
+.PHONY: help run test browser test-short lint fmt build generate bench bench-micro model tidy clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,11 +51,15 @@ build: ## build the services and migrate, run and withpg as static binaries into
 	@CGO_ENABLED=0 go build -trimpath -o bin/ $(addprefix $(ROOT)/services/,$(SERVICES)) \
 		$(ROOT)/migrations/cmd/migrate $(ROOT)/dev/cmd/run $(ROOT)/dev/cmd/withpg
 
-generate: ## write the generated files anew
+generate: $(GENERATORS) ## write the generated files anew
 	go generate $(ALL)
 
-bench: build ## run the micro-benchmarks of the queue
-	@bin/withpg -durable -- go test -run '^$$' -bench . -benchmem $(ROOT)/pkg/jobs/...
+bench: build ## measure the queue beside others; BENCH=a,c picks parts, OUT=<file> keeps the table (docs/performance.md)
+	@go build -o bin/ $(ROOT)/test/bench
+	@LOCKSTEP_BIN=$(CURDIR)/bin bin/withpg -durable -- bin/bench $(if $(OUT),-o $(OUT))
+
+bench-micro: build ## run the queue's micro-benchmarks, in the form that benchstat compares; COUNT=<n> times each
+	@bin/withpg -durable -- go test -run '^$$' -bench . -benchmem -count $(or $(COUNT),1) $(ROOT)/pkg/jobs/...
 
 model: ## check the model of the queue (needs spin)
 	@docs/model/run
@@ -67,7 +72,7 @@ clean: ## remove what run keeps (its database too) and bin/
 	bin/run clean
 	rm -rf bin
 
-# Built from its own module, so that its needs raise no version of ours.
-$(GOLANGCI_LINT): tools/golangci-lint/go.mod tools/golangci-lint/go.sum
-	@echo "building golangci-lint (some minutes, once)"
-	@cd tools/golangci-lint && GOWORK=off CGO_ENABLED=0 go build -trimpath -o ../../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+# Each built from a module of its own, so that its needs raise no version of ours.
+$(GOLANGCI_LINT) $(GENERATORS): bin/tools/%: tools/%/go.mod tools/%/go.sum
+	@echo "building $* (a large one takes some minutes, once)"
+	@cd tools/$* && GOWORK=off CGO_ENABLED=0 go build -trimpath -o ../../bin/tools/ tool

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -136,6 +137,19 @@ func Open(ctx context.Context, source Source, dir string) (*Server, error) {
 	if source.Engine != "" {
 		return startContainer(ctx, source.Engine, persistent(), dir)
 	}
+	return open(ctx, source, dir, persistent())
+}
+
+// Crashable is a durable Throwaway for those who kill it and start it again: like Open it keeps its data in dir, and what
+// it has acknowledged is there after a kill -9. It needs a source with binaries; dir is the caller's to remove.
+func Crashable(ctx context.Context, source Source, dir string, maxConnections int, settings ...string) (*Server, error) {
+	if source.Bin == "" {
+		return nil, errors.New("a server that may be killed needs PostgreSQL's binaries on this machine; set PG_BIN to their folder")
+	}
+	return open(ctx, source, dir, throwaway(maxConnections, append(slices.Clone(Durable), settings...)))
+}
+
+func open(ctx context.Context, source Source, dir string, kind kind) (*Server, error) {
 	suits := anyAccount
 	if info, err := os.Stat(filepath.Join(dir, "data")); err == nil { // made by an earlier start, maybe as another account
 		stat := info.Sys().(*syscall.Stat_t)
@@ -161,7 +175,7 @@ func Open(ctx context.Context, source Source, dir string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &local{kind: persistent(), bin: source.Bin, account: owner, dir: dir, guard: watch, lock: lock}
+	s := &local{kind: kind, bin: source.Bin, account: owner, dir: dir, guard: watch, lock: lock}
 	server, err := s.start(ctx)
 	if err != nil {
 		watch.End()

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -97,6 +98,45 @@ func TestOpenKeepsDataForgetsPasswordsAndMindsNoStalePidFile(t *testing.T) {
 	password, _ := old.User.Password()
 	if err := refused(t, second.URL, "lockstep", password); !strings.Contains(err, "password authentication failed") {
 		t.Errorf("the first start's password: %s", err)
+	}
+}
+
+func TestWhatACrashableServerHasAcknowledgedOutlivesAKill(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(openDir(t), "state")
+	first, err := Crashable(t.Context(), found(t), dir, 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn := connect(t, first.URL)
+	exec1(t, conn, "CREATE TABLE kept AS SELECT 42 AS answer")
+	var super, fsync string
+	query(t, conn, "SELECT current_setting('is_superuser'), current_setting('fsync')", &super, &fsync)
+	if super != "on" || fsync != "on" {
+		t.Errorf("superuser %s, fsync %s; want on, on", super, fsync)
+	}
+	content, err := os.ReadFile(filepath.Join(dir, "data", "postmaster.pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(firstLine(string(content)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-first.Done
+	first.Stop()
+	second, err := Crashable(t.Context(), found(t), dir, 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Stop()
+	var answer int
+	query(t, connect(t, second.URL), "SELECT answer FROM kept", &answer)
+	if answer != 42 {
+		t.Errorf("the answer is %d, want 42", answer)
 	}
 }
 

@@ -7,17 +7,21 @@ import (
 )
 
 // Backoff paces the tries of what is tried again: its delays double, with jitter, so that a fleet does not come back in
-// step.
+// step. It is for one goroutine; begin anew, with a new Backoff, after a success.
 type Backoff struct {
 	Next time.Duration // the next delay, before jitter; more than 0
-	Most time.Duration // the longest one
+	Most time.Duration // the longest one; at least Next
 }
 
 // Sleep waits for the next delay, between half and all of it. It reports false when ctx ended first.
 func (b *Backoff) Sleep(ctx context.Context) bool {
+	return sleep(ctx, b.next())
+}
+
+func (b *Backoff) next() time.Duration {
 	delay := jitter(b.Next)
 	b.Next = min(2*b.Next, b.Most)
-	return sleep(ctx, delay)
+	return delay
 }
 
 // sleep waits for d. It reports false when ctx ended first.

@@ -8,8 +8,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Cancel asks for a run's end. What nobody holds is cancelled when it returns; a holder learns it from a wake or its
-// next beat, cleans up and ends it. It returns ErrNotFound, or ErrEnded when the run is final already.
+// Cancel asks for a run's end. What nobody holds is cancelled when it returns; a holder's context ends with ErrCancelled
+// upon a wake, or at its next beat, and the job is cancelled when its handler has returned. To ask twice is to ask once.
+// It returns ErrNotFound, or ErrEnded when the run is final already.
 func (db *DB) Cancel(ctx context.Context, runID int64) error {
 	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
 		var id int64 // locks the run before its jobs, as every end of a job does

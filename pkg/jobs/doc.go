@@ -7,6 +7,17 @@
 //	                              │               ▲                    │
 //	                              └──▶ blocked ───┴──── backoff ◀──────┘        cancelled, skipped: from anywhere unfinished
 //
+// A program opens the database once, with [Open], and then does one or more of these:
+//
+//   - ask for runs: [DB.Enqueue], [EnqueueTx] where that belongs into a transaction, [DB.Rerun], [DB.Cancel];
+//   - be a stage: [DB.Work] claims jobs and calls the function of a [Stage] for each of them;
+//   - watch: [DB.Listen] says when to look, [DB.Pool] is there to look with;
+//   - reap: [DB.Reap], in one process at least, gives the jobs of the dead to the living.
+//
+// A stage more is two migrations and a small binary: docs/add-a-stage.md. What stages tell each other is in the packages below
+// this one: spec (what a job is to do), source (a commit's tree), joblog (what a job said); service is the frame of a process
+// (settings, logger, signals, metrics), and jobstest gives a test a database of its own.
+//
 // The rules live in the database (package migrations) and hold for every writer, psql included: transitions are legal
 // by table, a trigger stamps time, attempt and claim token, and one trigger follows every end of a job: dependents,
 // the run, what GitHub is told.
@@ -39,8 +50,4 @@
 //	a notification is lost             the next poll finds the work, at most Poll later
 //	a handler hangs                    the reaper ends the job at its deadline
 //	a handler returns an error         blocked until the end of a backoff, then again; `error` after too many
-//
-// # Use
-//
-// A service opens the database and declares its stage; see the example of [DB.Work].
 package jobs

@@ -9,35 +9,36 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// NewRun is what somebody asks for. Empty fields are unknown.
+// NewRun is what somebody asks for. Repository and Event are required; other empty fields are unknown.
 type NewRun struct {
 	Repository  string // https://host/owner/name (a trailing .git is dropped), or a file URL
 	Event       string // push, pull_request, workflow_dispatch or manual
 	Ref         string // a branch, tag or full ref; empty: the default branch
 	HeadSHA     string // 40 lower-case hex digits; empty: resolve Ref
 	BaseRef     string // of a pull request: the branch it wants to go to, refs/heads/…
-	BaseSHA     string // what path filters compare with
-	PullRequest int
-	Author      string
-	Title       string
-	Trusted     bool // false: hostile to the repository's secrets
+	BaseSHA     string // what path filters compare with: 40 lower-case hex digits
+	PullRequest int    // its number; 0: none
+	Author      string // for people
+	Title       string // for people
+	Trusted     bool   // false: hostile to the repository's secrets, as a fork's pull request is
 
-	// Principal and IdempotencyKey name the request: the same pair again is the same run. Both or neither.
-	Principal      string
-	IdempotencyKey string
+	// Principal and IdempotencyKey name the request: the same pair again is the same run. Both or neither. Without
+	// them, whoever hears no answer cannot know whether to ask again.
+	Principal      string // whose key it is: "github", or the name of a token
+	IdempotencyKey string // the id of a webhook's delivery, a UUID of the client's …
 	RequestHash    []byte // of the request: the same key on another request is ErrKeyReused
 }
 
 // Enqueued is the answer to a NewRun.
 type Enqueued struct {
-	RunID    int64
-	Existing bool // the idempotency key was used before: this is its run
+	RunID    int64 // in ci_runs
+	Existing bool  // the idempotency key was used before: this is its run
 }
 
 // Enqueue accepts a run: when it returns, the run is on disk and will reach a final state. It returns ErrKeyReused
-// when the idempotency key belongs to another request. Callers that wait at the same time share one statement and
-// one commit. When ctx ends first, or on any other error, the run may have been accepted or not: only the same idempotency
-// key again tells.
+// when the idempotency key belongs to another request, and wraps a [pgconn.PgError] of class 23 that names the constraint
+// when there can be no such run, as of a repository that is no URL. After any other error, and when ctx ends first, the run
+// may be there or not: ask again with the same key. Callers that wait at the same time share one statement and one commit.
 func (db *DB) Enqueue(ctx context.Context, run NewRun) (Enqueued, error) {
 	one := &enqueuing{run: run, answer: make(chan enqueueAnswer, 1)}
 	db.enqueues.add(one)
@@ -51,7 +52,8 @@ func (db *DB) Enqueue(ctx context.Context, run NewRun) (Enqueued, error) {
 	}
 }
 
-// EnqueueTx is Enqueue in the caller's transaction: the run is accepted if and when it commits.
+// EnqueueTx is Enqueue in the caller's transaction: the run is accepted if and when it commits. Use it where a row of yours
+// and the run belong together, and Enqueue everywhere else. Whoever asks with the same key meanwhile waits for that commit.
 func EnqueueTx(ctx context.Context, tx pgx.Tx, run NewRun) (Enqueued, error) {
 	answers, err := enqueue(ctx, tx, []NewRun{run})
 	if err != nil {
@@ -60,8 +62,8 @@ func EnqueueTx(ctx context.Context, tx pgx.Tx, run NewRun) (Enqueued, error) {
 	return answers[0].enqueued, answers[0].err
 }
 
-// Rerun starts the same commit once more as a run of its own, with the same event and trust. Final states have no exit.
-// It returns ErrNotFound when there is no such run.
+// Rerun starts the same commit once more as a run of its own, with the same event and trust. Principal, key and hash are
+// those of [NewRun]. It returns ErrNotFound when there is no such run, and the errors of Enqueue.
 func (db *DB) Rerun(ctx context.Context, runID int64, principal, idempotencyKey string, requestHash []byte) (Enqueued, error) {
 	var id int64
 	err := db.pool.QueryRow(ctx, query("rerun"), pgx.NamedArgs{

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -16,20 +17,6 @@ type commitError struct{ err error }
 
 func (e *commitError) Error() string { return e.err.Error() }
 func (e *commitError) Unwrap() error { return e.err }
-
-// refused reports whether the database will never accept this write: bad data, a broken rule, no right to it (SQLSTATE
-// classes 22, 23, 42 and P0). To try again would be in vain.
-func refused(err error) bool {
-	var failure *pgconn.PgError
-	if !errors.As(err, &failure) || len(failure.Code) != 5 {
-		return false
-	}
-	switch failure.Code[:2] {
-	case "22", "23", "42", "P0":
-		return true
-	}
-	return false
-}
 
 // finishing is a claim that waits for its end to be written.
 type finishing struct {
@@ -143,7 +130,7 @@ func (db *DB) finishWith(ctx context.Context, job *Job, result Result) error {
 			one[0].result = Result{Status: StatusCancelled, Reason: "cancelled on request"}
 		default:
 			if err := result.Commit(ctx, tx); err != nil {
-				if tx.Conn().IsClosed() || ctx.Err() != nil {
+				if tx.Conn().IsClosed() || ctx.Err() != nil || Unavailable(err) {
 					return err // the database's failure: try again
 				}
 				return &commitError{err}
@@ -164,10 +151,16 @@ func (db *DB) finishWith(ctx context.Context, job *Job, result Result) error {
 	return nil
 }
 
-// fail ends a claim because of an infrastructure failure. The job is tried again after a backoff of 2 s, doubled for
-// each failure up to 5 min, less up to half of it.
-func (db *DB) fail(ctx context.Context, job *Job, cause string) error {
-	wait := jitter(min(2*time.Second<<min(job.Failures, 10), 5*time.Minute))
+const (
+	defaultRetryAfter = 5 * time.Second
+	maxRetryAfter     = 5 * time.Minute
+)
+
+// fail ends a claim because of an infrastructure failure. The job is tried again after a backoff: retryAfter, doubled for
+// each earlier failure up to maxRetryAfter, less up to a fifth. From 5 s on that is at least a minute until the fifth.
+func (db *DB) fail(ctx context.Context, job *Job, retryAfter time.Duration, cause string) error {
+	wait := min(retryAfter<<min(job.Failures, 20), maxRetryAfter)
+	wait -= rand.N(wait/5 + 1)
 	return db.endOne(ctx, "fail", job, pgx.NamedArgs{"backoff": wait, "cause": clean(cause)})
 }
 

@@ -23,6 +23,7 @@ func (w *worker) beatLoop(life context.Context) {
 		wait := w.stage.Beat
 		switch {
 		case err == nil:
+			w.db.outages.worked("beat")
 		case life.Err() != nil:
 			return
 		case errors.Is(err, errMarked):
@@ -33,8 +34,8 @@ func (w *worker) beatLoop(life context.Context) {
 			w.mu.Unlock()
 			wait = 0
 		default:
-			w.log.Warn("could not beat", zap.Error(err))
-			wait = min(w.stage.Beat, time.Second)
+			w.db.outages.failed("beat", "jobs at hand go on, and are given up after two leases without a beat", err)
+			wait = jitter(min(w.stage.Beat, time.Second))
 			w.mu.Lock()
 			silent := !w.lastBeat.IsZero() && began.Sub(w.lastBeat) > 2*w.stage.Lease
 			w.mu.Unlock()
@@ -56,7 +57,8 @@ func (w *worker) beatLoop(life context.Context) {
 // claims that were lost or are to be cancelled.
 func (w *worker) beat(life context.Context) error {
 	began := time.Now()
-	ctx, cancel := context.WithTimeout(life, 5*time.Second)
+	// Long enough for a slow database, short enough for a second try within the lease.
+	ctx, cancel := context.WithTimeout(life, min(max(w.stage.Lease/2, 5*time.Second), 10*time.Second))
 	defer cancel()
 
 	w.mu.Lock()
@@ -107,10 +109,14 @@ func (w *worker) beat(life context.Context) error {
 	orphans := w.orphans(jobs, tokens)
 	w.mu.Unlock()
 	for _, job := range orphans {
-		if err := w.db.release(ctx, job); err != nil && !errors.Is(err, ErrClaimLost) {
-			return fmt.Errorf("give back an orphaned claim: %w", err)
+		err := w.db.release(ctx, job)
+		switch {
+		case err == nil:
+			w.log.Warn("gave back a claim that nobody worked on", zap.Int64("job_id", job.ID))
+		case !errors.Is(err, ErrClaimLost): // the next beat finds it again
+			w.log.Warn("could not give back a claim that nobody works on", zap.Int64("job_id", job.ID), zap.Error(err))
+			return nil
 		}
-		w.log.Warn("gave back a claim that nobody worked on", zap.Int64("job_id", job.ID))
 	}
 	return nil
 }

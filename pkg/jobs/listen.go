@@ -25,15 +25,17 @@ const (
 // Wake is a hint that a job changed: look at the table. The zero Wake means "look at everything": notifications may
 // have been missed.
 type Wake struct {
-	JobID  int64
-	Status Status
+	JobID  int64  // more than 0; it may be of no job, since every role of the database can notify
+	Status Status // to which it changed; by now it may have gone on
 }
 
 // listener is the process's one LISTEN connection, fanned out in memory. Reading never waits for work.
 type listener struct {
 	config  *pgx.ConnConfig
 	log     *zap.Logger
+	outages *outages
 	metrics *metrics
+	anew    chan struct{} // size 1: give the connection up, and dial
 	done    chan struct{}
 
 	mu          sync.Mutex
@@ -41,12 +43,21 @@ type listener struct {
 	lastID      int
 }
 
-func newListener(config *pgx.ConnConfig, log *zap.Logger, metrics *metrics) *listener {
-	return &listener{config: config, log: log, metrics: metrics, done: make(chan struct{}), subscribers: map[int]func(Wake){}}
+func newListener(config *pgx.ConnConfig, log *zap.Logger, outages *outages, metrics *metrics) *listener {
+	return &listener{
+		config: config, log: log, outages: outages, metrics: metrics,
+		anew: make(chan struct{}, 1), done: make(chan struct{}), subscribers: map[int]func(Wake){},
+	}
 }
 
-// Listen calls do for each notification, and with a zero Wake after each (re)connection. It runs on the
-// reading goroutine: it must not block. Subscribe first, then look at the table, so that no wake falls between.
+// dialAnew gives the connection up for another one.
+func (l *listener) dialAnew() { nudge(l.anew) }
+
+// Listen calls do for each notification, and with a zero Wake after each (re)connection. Subscribe first, then look at
+// the table, so that no wake falls between; and look now and then without one, because wakes may get lost. [DB.Work] does
+// all that by itself: Listen is for whoever watches.
+//
+// do runs on the goroutine that reads: it must not block, nor call stop. After stop has returned, do is not called again.
 func (db *DB) Listen(do func(Wake)) (stop func()) {
 	l := db.listener
 	l.mu.Lock()
@@ -69,6 +80,8 @@ func (l *listener) broadcast(wake Wake) {
 	}
 }
 
+var errReadOnly = errors.New("the server has become read-only")
+
 var errDeaf = errors.New("the connection does not deliver notifications (a transaction-mode pooler? set LISTEN_DATABASE_URL to a direct one); polling only")
 
 func (l *listener) run(ctx context.Context) {
@@ -82,12 +95,17 @@ func (l *listener) run(ctx context.Context) {
 		}
 		l.metrics.listenerUp.Set(0)
 		l.metrics.listenerLost.Inc()
-		l.log.Warn("listener lost its connection", zap.Error(err))
 		switch {
 		case errors.Is(err, errDeaf):
+			l.log.Warn("notifications do not arrive", zap.Error(err))
 			wait = &Backoff{Next: time.Minute, Most: time.Minute}
-		case time.Since(began) > pingEvery:
-			wait = &Backoff{Next: 50 * time.Millisecond, Most: time.Second}
+		case errors.Is(err, errReadOnly): // said by whoever was told
+			wait = &Backoff{Next: time.Second, Most: time.Second}
+		default:
+			l.outages.failed("listen", "polling only until it works", err)
+			if time.Since(began) > pingEvery {
+				wait = &Backoff{Next: 50 * time.Millisecond, Most: time.Second}
+			}
 		}
 		if !wait.Sleep(ctx) {
 			return
@@ -110,6 +128,7 @@ func (l *listener) session(ctx context.Context) error {
 		return err
 	}
 	l.metrics.listenerUp.Set(1)
+	l.outages.worked("listen")
 	l.broadcast(Wake{}) // LISTEN first, then look: what was notified before is in the table
 
 	for {
@@ -122,6 +141,11 @@ func (l *listener) session(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case waiting.Err() != nil: // quiet for pingEvery: is anybody there?
+			select {
+			case <-l.anew:
+				return errReadOnly
+			default:
+			}
 			pinging, cancel := context.WithTimeout(ctx, pingDeadline)
 			err := conn.Ping(pinging)
 			cancel()

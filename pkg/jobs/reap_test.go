@@ -30,9 +30,9 @@ func TestReaperReturnsADeadWorkersJobs(t *testing.T) {
 		t.Errorf("taken back after %s, before its lease was over", waited)
 	}
 	got := jobstest.Value[string](t, db, `
-		SELECT format('%s, %s, %s', j.failures, j.reason, (SELECT outcome || ' ' || cause FROM ci_attempts WHERE job_id = j.id AND stage = 'running'))
+		SELECT format('%s %s, %s, %s', j.failures, j.crashes, j.reason, (SELECT outcome || ' ' || cause FROM ci_attempts WHERE job_id = j.id AND stage = 'running'))
 		FROM   ci_jobs j`)
-	if want := "1, worker lost:1 died while it was running, initialized worker lost:1 died while it was running"; got != want {
+	if want := "0 1, worker lost:1 died while it was running, initialized worker lost:1 died while it was running"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	if dead := jobstest.Value[bool](t, db, "SELECT dead_at IS NOT NULL FROM ci_workers WHERE id = $1", worker); !dead {
@@ -65,12 +65,12 @@ func TestReaperEndsAJobWhoseWorkersKeepDying(t *testing.T) {
 	t.Parallel()
 	db := jobstest.New(t)
 	job := planned(t, db, 1)[0]
-	reap(t, db, jobs.Reaping{MaxFailures: 2})
+	reap(t, db, jobs.Reaping{MaxCrashes: 2})
 	silentWorker(t, db, job, "100ms")
 	awaitStatus(t, db, job, jobs.StatusInitialized)
 	silentWorker(t, db, job, "100ms")
 	awaitStatus(t, db, job, jobs.StatusError)
-	if reason := jobstest.Value[string](t, db, "SELECT reason FROM ci_jobs"); reason != "worker lost:1 died while it was running; that was failure 2 of at most 2" {
+	if reason := jobstest.Value[string](t, db, "SELECT reason FROM ci_jobs"); reason != "worker lost:1 died while it was running; that was crash 2 of at most 2" {
 		t.Errorf("reason %q", reason)
 	}
 }
@@ -146,7 +146,7 @@ func TestBeatOfAMarkedWorkerIsRefused(t *testing.T) {
 	claims, lost := make(chan *jobs.Job, 2), make(chan error, 1)
 	work(t, db.Open(t, "runner"), runnerStage(1, func(ctx context.Context, job *jobs.Job) (jobs.Result, error) {
 		claims <- job
-		if job.Failures == 0 {
+		if job.Attempt == 2 { // the first was made by hand, in place of the initializer
 			<-ctx.Done()
 			lost <- context.Cause(ctx)
 			return jobs.Result{}, context.Cause(ctx)
@@ -199,5 +199,89 @@ func TestAClaimWhoseReplyWasLostIsGivenBack(t *testing.T) {
 	}
 	if job := receive(t, started, "the second claim"); job.Attempt != 3 || job.Failures != 0 {
 		t.Errorf("claimed %+v", job)
+	}
+}
+
+// What cannot be reaped yet must not stand in the way of what can (rows are looked at in batches).
+func TestReaperFindsOneDeadWorkersJobBehindManyThatLive(t *testing.T) {
+	t.Parallel()
+	db := jobstest.New(t)
+	db.Exec(t, "ALTER TABLE ci_jobs DISABLE TRIGGER USER")
+	db.Exec(t, "INSERT INTO ci_runs (repository, event) SELECT $1, 'push' FROM generate_series(1, 40000)", repository)
+	db.Exec(t, "INSERT INTO ci_workers (stage, name, slots, lease) VALUES ('runner', 'here:1', 20000, '1 day')")
+	db.Exec(t, `
+		INSERT INTO ci_jobs (run_id, repository, status, turn, claim_token, worker_id, deadline_at, attempt)
+		SELECT r.id, r.repository, 'running', 1, gen_random_uuid(), w.id, now() + interval '1 day', 1
+		FROM   ci_runs r, ci_workers w WHERE r.id <= (SELECT min(id) FROM ci_runs) + 19999`)
+	db.Exec(t, `
+		INSERT INTO ci_jobs (run_id, repository, status, turn, not_before)
+		SELECT r.id, r.repository, 'blocked', 0, now() + interval '1 day' FROM ci_runs r WHERE NOT EXISTS (SELECT FROM ci_jobs j WHERE j.run_id = r.id)`)
+	db.Exec(t, "ALTER TABLE ci_jobs ENABLE TRIGGER USER")
+	job := planned(t, db, 1)[0]
+	due := planned(t, db, 2)[1]
+	silentWorker(t, db, job, "300ms")
+	db.Exec(t, "UPDATE ci_jobs SET status = 'running' WHERE id = $1", due)
+	db.Exec(t, "UPDATE ci_jobs SET status = 'blocked', not_before = now() WHERE id = $1", due)
+	reap(t, db, jobs.Reaping{Every: time.Second})
+	awaitStatus(t, db, job, jobs.StatusInitialized)
+	awaitStatus(t, db, due, jobs.StatusInitialized)
+}
+
+// A repository at its limit holds jobs back for hours: that is nothing to see to.
+func TestReaperLeavesAloneWhatALimitHoldsBack(t *testing.T) {
+	t.Parallel()
+	db := jobstest.New(t)
+	db.Exec(t, "INSERT INTO ci_repositories (repository, max_running) VALUES ($1, 1)", repository)
+	ids := planned(t, db, 3)
+	db.Exec(t, "UPDATE ci_jobs SET status = 'running' WHERE id <> $1", ids[0])
+	db.Exec(t, "UPDATE ci_jobs SET status = 'blocked', not_before = now() WHERE id <> $1", ids[0]) // one slot, and it is taken
+	reap(t, db, jobs.Reaping{})
+	other := silentWorkerWithoutJob(t, db) // a clock: it is marked after many looks
+	db.Await(t, soon, "SELECT dead_at IS NOT NULL FROM ci_workers WHERE id = $1", other)
+	if waiting := jobstest.Value[int](t, db, "SELECT count(*)::int FROM ci_jobs WHERE status = 'blocked'"); waiting != 2 {
+		t.Errorf("%d jobs wait, want 2", waiting)
+	}
+	db.Exec(t, "UPDATE ci_repositories SET max_running = 3") // nobody else notices
+	db.Await(t, soon, "SELECT bool_and(status = 'initialized') FROM ci_jobs")
+}
+
+// A crash and a failure have a limit each; to be told to stop is neither; a new stage begins with none.
+func TestCrashesAndFailuresAreCountedApart(t *testing.T) {
+	t.Parallel()
+	db := jobstest.New(t)
+	job := planned(t, db, 1)[0]
+	reap(t, db, jobs.Reaping{MaxFailures: 3, MaxCrashes: 3})
+	counts := func(want string) {
+		t.Helper()
+		db.Await(t, soon, "SELECT format('%s %s %s', status, failures, crashes) = $1 FROM ci_jobs", want)
+	}
+	crash := func(want string) {
+		t.Helper()
+		silentWorker(t, db, job, "100ms")
+		counts(want)
+	}
+	crash("initialized 0 1")
+
+	outcome := make(chan error)
+	stage := runnerStage(1, func(ctx context.Context, _ *jobs.Job) (jobs.Result, error) {
+		select {
+		case err := <-outcome:
+			return jobs.Result{}, err
+		case <-ctx.Done():
+			return jobs.Result{}, context.Cause(ctx)
+		}
+	})
+	stage.RetryAfter, stage.Grace = time.Millisecond, time.Millisecond
+	stop := work(t, db.Open(t, "runner"), stage)
+	outcome <- errors.New("no disk")
+	db.Await(t, soon, "SELECT status = 'running' AND failures = 1 AND crashes = 1 FROM ci_jobs") // a dead worker and an error: of neither too many
+	outcome <- errors.New("no disk")
+	db.Await(t, soon, "SELECT status = 'running' AND failures = 2 AND crashes = 1 FROM ci_jobs")
+	stop()
+	counts("initialized 2 1")
+	crash("initialized 2 2")
+	crash("error 2 3")
+	if reason := jobstest.Value[string](t, db, "SELECT reason FROM ci_jobs"); reason != "worker lost:1 died while it was running; that was crash 3 of at most 3" {
+		t.Errorf("reason %q", reason)
 	}
 }

@@ -16,7 +16,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// Stage is what one service does to a job, declared by its states.
+// Stage is what one service does to a job, declared by its states. All fields without a default are required.
 type Stage struct {
 	Name  string // for logs, metrics and ci_workers
 	Takes Status // the claimable state
@@ -24,31 +24,30 @@ type Stage struct {
 	Gives Status // the processed state: what a Result without a Status means
 
 	Slots int           // jobs at once, at least 1
-	Lease time.Duration // how long the claims hold without a beat
-	Beat  time.Duration // time between beats; at most a third of Lease, so that two may get lost
-	Poll  time.Duration // longest wait between two looks at the table; a lost wake costs at most this
-	Grace time.Duration // how long jobs may go on after the stage is told to stop
+	Lease time.Duration // how long the claims hold without a beat, and so how late a death is noticed; at least three Beats
+	Beat  time.Duration // time between beats, more than 0
+	Poll  time.Duration // longest wait between two looks at the table, more than 0; a lost wake costs at most this
+	Grace time.Duration // how long jobs may go on after the stage is told to stop; 0: they are given back at once
 
-	// Do moves one job. Its context ends, with the cause ErrCancelled, ErrClaimLost, ErrStopping or ErrDeadline,
-	// when the job must end. An error is an infrastructure failure: the job is tried again after a backoff, and
-	// ends as StatusError with the error's text after too many. What the user did wrong is a Result. A panic is an error.
+	// RetryAfter is how long a job waits after the first infrastructure failure of this stage; doubled for each further
+	// one up to 5 min, less up to a fifth. Up to 5 min; 5 s when 0.
+	RetryAfter time.Duration
+
+	// Do moves one job; up to Slots of them run at once. Its context ends, with the cause ErrCancelled, ErrClaimLost,
+	// ErrStopping or ErrDeadline, when the job must end: return soon, whatever. An error is an infrastructure failure: the
+	// job is tried again after a backoff, and ends as StatusError with the error's text after too many. What the user did
+	// wrong is a Result. A panic is an error. A worker may die at any line: Do must be fit to be done again.
 	Do func(ctx context.Context, job *Job) (Result, error)
 }
 
 // Result is how a job left its stage.
 type Result struct {
-	Status Status // empty: the stage's Gives
-	Reason string // for people: why it ended so
+	Status Status // empty: the stage's Gives; else a state that table ci_transitions lets the service's role go to
+	Reason string // for people: why it ended so; at most 4000 bytes of it are kept
 	// Commit, if any, runs in the transaction that ends the claim, while the claim is proven to be ours. Its error is
 	// the job's, like one of Do. It does not run when the job was cancelled meanwhile.
 	Commit func(ctx context.Context, tx pgx.Tx) error
 }
-
-// maxClaim bounds the rows of one claim.
-const maxClaim = 100
-
-// claimEvery is the least time between two looks at the table: wakes in between are answered by one look after it.
-const claimEvery = 10 * time.Millisecond
 
 var statusWord = regexp.MustCompile(`^[a-z][a-z_]*$`)
 
@@ -71,14 +70,21 @@ func (s Stage) validate() error {
 	if s.Poll <= 0 {
 		problems = append(problems, fmt.Errorf("poll %s: more than 0", s.Poll))
 	}
+	if s.RetryAfter < 0 || s.RetryAfter > maxRetryAfter {
+		problems = append(problems, fmt.Errorf("retry after %s: from 0 to %s", s.RetryAfter, maxRetryAfter))
+	}
 	return errors.Join(problems...)
 }
 
 // Work runs the stage until ctx ends, then drains it: no new claims, Grace for the jobs at hand, the rest is given back.
-// It returns nil then; an error means that the stage cannot be run at all.
+// It returns nil then, when the last Do has returned; an error means that the stage cannot be: a field is out of range, and
+// nothing was claimed. A database that is away is waited for. Several stages may work in one process, each by a call of its own.
 func (db *DB) Work(ctx context.Context, stage Stage) error {
 	if err := stage.validate(); err != nil {
 		return fmt.Errorf("stage %s: %w", stage.Name, err)
+	}
+	if stage.RetryAfter == 0 {
+		stage.RetryAfter = defaultRetryAfter
 	}
 	host, err := os.Hostname()
 	if err != nil {
@@ -92,7 +98,7 @@ func (db *DB) Work(ctx context.Context, stage Stage) error {
 		name:     fmt.Sprintf("%s:%d", host, os.Getpid()),
 		claimSQL: strings.NewReplacer("{{takes}}", string(stage.Takes), "{{holds}}", string(stage.Holds)).Replace(query("claim")),
 		held:     map[pgtype.UUID]*claim{},
-		look:     make(chan struct{}, 1), beatNow: make(chan struct{}, 1),
+		look:     make(chan struct{}, 1), freed: make(chan struct{}, 1), beatNow: make(chan struct{}, 1),
 		finishes: newBatcher(maxFinish, db.flushFinishes),
 	}
 	stopListening := db.Listen(w.hear)
@@ -116,7 +122,8 @@ type worker struct {
 	name     string
 	claimSQL string
 	finishes *batcher[finishing]
-	look     chan struct{} // size 1: somebody should look at the table
+	look     chan struct{} // size 1: there may be something to claim
+	freed    chan struct{} // size 1: a slot is free
 	beatNow  chan struct{} // size 1: a held job may be to be cancelled
 	jobs     sync.WaitGroup
 
@@ -163,70 +170,6 @@ func nudge(c chan struct{}) {
 	}
 }
 
-// claimLoop fills the free slots: on a wake, when a slot becomes free, and on a timer that alone is enough.
-func (w *worker) claimLoop(ctx, life context.Context) {
-	backlog := false // the last claim got all it asked for: there may be more
-	for ctx.Err() == nil {
-		began := time.Now()
-		if id, free := w.ready(); id != 0 && free > 0 {
-			asked := min(free, maxClaim)
-			jobs, err := w.claim(ctx, id, asked)
-			if err != nil {
-				w.log.Warn("could not claim", zap.Error(err))
-			}
-			for _, job := range jobs {
-				w.start(life, job)
-			}
-			backlog = len(jobs) == asked
-			if backlog && asked < free {
-				continue
-			}
-		}
-		// Wakes debounce on both edges: this look answered the first, and what comes until then waits for the next.
-		// Behind a backlog the only wake that matters is a free slot.
-		if rest := claimEvery - time.Since(began); rest > 0 && !backlog && !sleep(ctx, rest) {
-			return
-		}
-		timer := time.NewTimer(jitter(w.stage.Poll))
-		select {
-		case <-ctx.Done():
-		case <-w.look:
-		case <-timer.C:
-		}
-		timer.Stop()
-	}
-}
-
-// ready returns the worker's id and free slots; id 0 while the worker may not claim.
-func (w *worker) ready() (id int64, free int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if time.Since(w.lastBeat) > w.stage.Lease { // it may be marked dead by now
-		return 0, 0
-	}
-	return w.id, w.stage.Slots - len(w.held)
-}
-
-func (w *worker) claim(ctx context.Context, worker int64, slots int) ([]*Job, error) {
-	// Not ctx itself: a claim that a SIGTERM cuts off may have been made.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-	defer cancel()
-	rows, err := w.db.pool.Query(ctx, w.claimSQL, pgx.NamedArgs{"worker": worker, "slots": slots})
-	if err != nil {
-		return nil, err
-	}
-	jobs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Job, error) {
-		j := &Job{}
-		var timeout pgtype.Interval
-		err := row.Scan(&j.ID, &j.RunID, &j.Repository, &j.Name, &j.Attempt, &j.Token, &j.Failures, &timeout, &j.DeadlineAt,
-			&j.Event, &j.Ref, &j.HeadSHA, &j.BaseRef, &j.BaseSHA, &j.PullRequest, &j.Author, &j.Title, &j.Trusted, &j.LogDay)
-		j.Timeout = time.Duration(timeout.Microseconds)*time.Microsecond + time.Duration(timeout.Days)*24*time.Hour
-		return j, err
-	})
-	w.db.metrics.claims.WithLabelValues(w.stage.Name).Add(float64(len(jobs)))
-	return jobs, err
-}
-
 // start runs the stage's Do on a job in a goroutine of its own.
 func (w *worker) start(life context.Context, job *Job) {
 	ctx, cancel := context.WithCancelCause(life)
@@ -243,7 +186,7 @@ func (w *worker) start(life context.Context, job *Job) {
 			delete(w.held, job.Token)
 			w.db.metrics.held.WithLabelValues(w.stage.Name).Set(float64(len(w.held)))
 			w.mu.Unlock()
-			nudge(w.look) // a slot is free
+			nudge(w.freed)
 		}()
 		log := w.log.With(zap.Int64("run_id", job.RunID), zap.Int64("job_id", job.ID), zap.Int("attempt", job.Attempt))
 		log.Info("claimed", zap.String("repository", job.Repository))
@@ -293,13 +236,13 @@ func (w *worker) end(ctx, life context.Context, job *Job, result Result, err err
 		write = func(ctx context.Context) error { return w.db.release(ctx, job) }
 	default:
 		outcome, result.Reason = "failed", err.Error()
-		write = func(ctx context.Context) error { return w.db.fail(ctx, job, result.Reason) }
+		write = func(ctx context.Context) error { return w.db.fail(ctx, job, w.stage.RetryAfter, result.Reason) }
 	}
-	err = w.persist(life, write, log)
+	err = w.persist(life, write)
 	var commit *commitError
 	if errors.As(err, &commit) {
 		outcome, result.Reason = "failed", commit.Error()
-		err = w.persist(life, func(ctx context.Context) error { return w.db.fail(ctx, job, result.Reason) }, log)
+		err = w.persist(life, func(ctx context.Context) error { return w.db.fail(ctx, job, w.stage.RetryAfter, result.Reason) })
 	}
 	switch {
 	case errors.Is(err, ErrClaimLost):
@@ -315,23 +258,24 @@ func (w *worker) end(ctx, life context.Context, job *Job, result Result, err err
 
 // persist tries a write until it succeeds, the claim is lost, the database refuses it for good, or two leases are over: then
 // it is somebody else's.
-func (w *worker) persist(life context.Context, write func(context.Context) error, log *zap.Logger) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(life), 2*w.stage.Lease)
-	defer cancel()
+func (w *worker) persist(life context.Context, write func(context.Context) error) error {
+	ctx := context.WithoutCancel(life)
 	wait := &Backoff{Next: 50 * time.Millisecond, Most: time.Second}
-	for {
+	for began := time.Now(); ; {
 		err := write(ctx)
 		var commit *commitError
 		switch {
 		case err == nil, errors.Is(err, ErrClaimLost), errors.As(err, &commit):
+			w.db.outages.worked("end claims")
 			return err
 		case refused(err):
 			return &commitError{err}
 		}
-		log.Warn("could not end the claim, trying again", zap.Error(err))
-		if !wait.Sleep(ctx) {
+		w.db.outages.failed("end claims", "results are kept and written again, for two leases", err)
+		if time.Since(began) > 2*w.stage.Lease {
 			return err
 		}
+		wait.Sleep(ctx)
 	}
 }
 

@@ -45,7 +45,7 @@ func run(ctx context.Context) error {
 	return db.Work(ctx, jobs.Stage{
 		Name:  "initializer",
 		Takes: cfg.Takes, Holds: jobs.StatusInitializing, Gives: jobs.StatusInitialized,
-		Slots: cfg.Concurrency, Lease: cfg.Lease, Beat: cfg.Beat, Poll: cfg.Poll, Grace: cfg.Grace,
+		Slots: cfg.Concurrency, Lease: cfg.Lease, Beat: cfg.Beat, Poll: cfg.Poll, Grace: cfg.Grace, RetryAfter: cfg.RetryAfter,
 		Do: initialize.New(db.Pool(), client, cfg.RunnerLabels).Initialize,
 	})
 }

@@ -29,5 +29,5 @@ func run(ctx context.Context) error {
 		return fmt.Errorf("serve health and metrics: %w", err)
 	}
 
-	return db.Reap(ctx, jobs.Reaping{UnownedAfter: cfg.UnownedAfter, MaxFailures: cfg.MaxFailures})
+	return db.Reap(ctx, jobs.Reaping{UnownedAfter: cfg.UnownedAfter, MaxFailures: cfg.MaxFailures, MaxCrashes: cfg.MaxCrashes})
 }

@@ -39,6 +39,7 @@ func TestAWrongSettingEndsItWithOneLineThatNamesIt(t *testing.T) {
 		"no time at all":         {[]string{url, "UNOWNED_AFTER=0s"}, "UNOWNED_AFTER: 0s is not more than 0"},
 		"no number":              {[]string{url, "MAX_FAILURES=many"}, "MAX_FAILURES: "},
 		"no failure":             {[]string{url, "MAX_FAILURES=0"}, "MAX_FAILURES: 0 is less than 1"},
+		"no crash":               {[]string{url, "MAX_CRASHES=0"}, "MAX_CRASHES: 0 is less than 1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -61,7 +62,7 @@ func TestSIGTERMEndsItWithZero(t *testing.T) {
 func TestItsRoleIsEnoughForWhateverIsLeftBehind(t *testing.T) {
 	t.Parallel()
 	db := jobstest.New(t)
-	start(t, db, "UNOWNED_AFTER=200ms", "MAX_FAILURES=3")
+	start(t, db, "UNOWNED_AFTER=200ms", "MAX_FAILURES=3", "MAX_CRASHES=3")
 	tests := []struct {
 		name    string
 		prepare func(*testing.T) (job int64)
@@ -82,10 +83,10 @@ func TestItsRoleIsEnoughForWhateverIsLeftBehind(t *testing.T) {
 
 		{"the third runner died", func(t *testing.T) int64 {
 			job := insertJob(t, db, "initialized")
-			db.Exec(t, "UPDATE ci_jobs SET failures = 2 WHERE id = $1", job)
+			db.Exec(t, "UPDATE ci_jobs SET crashes = 2, failures = 2 WHERE id = $1", job)
 			hold(t, db, job, "running", silentWorker(t, db))
 			return job
-		}, "error", "worker gone:1 died while it was running; that was failure 3 of at most 3"},
+		}, "error", "worker gone:1 died while it was running; that was crash 3 of at most 3"},
 
 		{"a runner died before it cancelled", func(t *testing.T) int64 {
 			job := insertJob(t, db, "initialized")

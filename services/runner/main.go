@@ -48,7 +48,7 @@ func serve(ctx context.Context) error {
 	log.Info("running steps without a sandbox", zap.String("work_dir", cfg.workDir()))
 	return db.Work(ctx, jobs.Stage{
 		Name: "runner", Takes: jobs.Status(cfg.Takes), Holds: jobs.StatusRunning, Gives: jobs.StatusSuccess,
-		Slots: cfg.Concurrency, Lease: cfg.Lease, Beat: cfg.Beat, Poll: cfg.Poll, Grace: cfg.Grace,
+		Slots: cfg.Concurrency, Lease: cfg.Lease, Beat: cfg.Beat, Poll: cfg.Poll, Grace: cfg.Grace, RetryAfter: cfg.RetryAfter,
 		Do: run.New(db, places, run.Config{
 			Inherited: executor.Inherited(cfg.PassEnv), CancelGrace: cfg.CancelGrace, LogLimit: cfg.LogLimit,
 		}, log).Run,

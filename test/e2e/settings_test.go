@@ -29,10 +29,10 @@ func TestAMissingOrWrongSettingIsNamedInOneLine(t *testing.T) {
 			"ALLOW_FILE_URLS=perhaps", "GIT_INSTEAD_OF=nothing", "RUNNER_LABELS=,",
 		},
 		"runner": {
-			"DATABASE_URL", "LISTEN_DATABASE_URL=no url at all", "CONCURRENCY=-1", "LEASE=1s", "POLL=0s", "EXECUTOR_UNSANDBOXED", "EXECUTOR_UNSANDBOXED=false", "TAKES=Nonsense",
+			"DATABASE_URL", "LISTEN_DATABASE_URL=no url at all", "CONCURRENCY=-1", "LEASE=1s", "RETRY_AFTER=0s", "RETRY_AFTER=6m", "POLL=0s", "EXECUTOR_UNSANDBOXED", "EXECUTOR_UNSANDBOXED=false", "TAKES=Nonsense",
 		},
 		"github-notifier": {"DATABASE_URL", "CONCURRENCY=0", "POLL=0s", "GITHUB_API_URL=nowhere"},
-		"reaper":          {"DATABASE_URL", "UNOWNED_AFTER=0s", "UNOWNED_AFTER=soon", "MAX_FAILURES=0"},
+		"reaper":          {"DATABASE_URL", "UNOWNED_AFTER=0s", "UNOWNED_AFTER=soon", "MAX_FAILURES=0", "MAX_CRASHES=0"},
 	} {
 		for _, setting := range settings {
 			name, value, set := strings.Cut(setting, "=")

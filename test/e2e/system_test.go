@@ -151,7 +151,7 @@ func (s *system) environment(service string) []string {
 	}
 	switch service {
 	case "initializer", "runner":
-		env = append(env, "LEASE="+s.lease.String(), "BEAT="+min(5*time.Second, s.lease/3).String(), "GRACE=2s")
+		env = append(env, "LEASE="+s.lease.String(), "BEAT="+min(5*time.Second, s.lease/3).String(), "GRACE=2s", "RETRY_AFTER=300ms")
 	}
 	switch service {
 	case "initializer":

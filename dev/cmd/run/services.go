@@ -22,11 +22,12 @@ import (
 var serviceNames = []string{"api-gateway", "initializer", "runner", "github-notifier", "reaper"}
 
 const (
-	defaultAddr  = "127.0.0.1:8080"
-	defaultGrace = 5 * time.Second  // of a worker's jobs at Ctrl-C: somebody waits, and the next start goes on with them
-	killAfter    = 15 * time.Second // a service that has not ended this long after its grace
-	firstPause   = time.Second      // before a service is started again; doubles up to lastPause
-	lastPause    = 30 * time.Second
+	defaultAddr       = "127.0.0.1:8080"
+	defaultGrace      = 5 * time.Second        // of a worker's jobs at Ctrl-C: somebody waits, and the next start goes on with them
+	defaultRetryAfter = 300 * time.Millisecond // a mistyped URL is to be told in seconds
+	killAfter         = 15 * time.Second       // a service that has not ended this long after its grace
+	firstPause        = time.Second            // before a service is started again; doubles up to lastPause
+	lastPause         = 30 * time.Second
 )
 
 // listenAddr is HTTP_ADDR with its port settled. That somebody else listens there is said before anything is started.
@@ -72,7 +73,7 @@ func settings(urls map[string]string, addr, token string) map[string][]string {
 	}
 	environments := map[string][]string{}
 	for _, service := range serviceNames {
-		env := []string{"GRACE=" + defaultGrace.String()} // the user's own comes later, and counts
+		env := []string{"GRACE=" + defaultGrace.String(), "RETRY_AFTER=" + defaultRetryAfter.String()} // the user's own comes later, and counts
 		for _, variable := range os.Environ() {
 			name, _, _ := strings.Cut(variable, "=")
 			if holder, secret := onlyFor[name]; !secret || holder == service {

@@ -44,6 +44,7 @@ type Worker struct {
 	Beat        time.Duration `envconfig:"BEAT" default:"5s" desc:"time between two beats"`
 	Poll        time.Duration `envconfig:"POLL" default:"1s" desc:"longest wait between two looks at the table"`
 	Grace       time.Duration `envconfig:"GRACE" default:"30s" desc:"how long jobs may go on after SIGTERM before they are given back"`
+	RetryAfter  time.Duration `envconfig:"RETRY_AFTER" default:"5s" desc:"wait after a job's first infrastructure failure; doubled for each further one up to 5m, less up to a fifth"`
 }
 
 // Validate names the first setting that cannot be.
@@ -59,6 +60,8 @@ func (w Worker) Validate() error {
 		return fmt.Errorf("POLL: %s is less than 10ms", w.Poll)
 	case w.Grace < 0:
 		return fmt.Errorf("GRACE: %s is negative", w.Grace)
+	case w.RetryAfter < time.Millisecond || w.RetryAfter > 5*time.Minute:
+		return fmt.Errorf("RETRY_AFTER: %s is not between 1ms and 5m", w.RetryAfter)
 	}
 	return nil
 }

@@ -33,6 +33,7 @@ func TestAWrongSettingIsNamed(t *testing.T) {
 		"a duration without unit":   {"LEASE", "20", "LEASE"},
 		"a lease under three beats": {"LEASE", "14s", "LEASE: 14s is less than three times BEAT (5s)"},
 		"a negative grace":          {"GRACE", "-1s", "GRACE: -1s is negative"},
+		"no wait after a failure":   {"RETRY_AFTER", "0s", "RETRY_AFTER: 0s is not between 1ms and 5m"},
 		"the service's own rule":    {"NAME", "bad", "NAME: bad"},
 	} {
 		t.Run(name, func(t *testing.T) {

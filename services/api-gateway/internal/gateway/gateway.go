@@ -13,10 +13,14 @@ import (
 
 	"github.com/lockstep-ci/lockstep/pkg/jobs"
 	"github.com/lockstep-ci/lockstep/pkg/jobs/service"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/api"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/auth"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/openapi"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/pages"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/patient"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/problem"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/rest"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/rpc"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/runs"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/watch"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/webhook"
@@ -25,6 +29,8 @@ import (
 const (
 	requestLimit  = 10 * time.Second // for what the database does for one request
 	shutdownLimit = 10 * time.Second // for requests in flight
+	pingAfter     = 20 * time.Second // of silence on an HTTP/2 connection: nothing else notices a client that has gone
+	pongLimit     = 10 * time.Second
 )
 
 // Options are the gateway's settings.
@@ -49,10 +55,11 @@ func New(db *jobs.DB, options Options, log *zap.Logger) *Gateway {
 	return &Gateway{hub: hub, handler: routes(db, runs, hub, options, log), log: log}
 }
 
+// routes puts a handler behind each way in. What each of them needs is in package auth; what is missing there is refused.
 func routes(db *jobs.DB, runs *runs.Service, hub *watch.Hub, options Options, log *zap.Logger) http.Handler {
 	var (
-		guard    = auth.New(options.AdminToken, options.AnonymousRead, log)
-		api      = rest.New(runs, hub, db.Pool(), log)
+		calls    = api.New(runs, hub, db.Pool(), log)
+		json     = rest.New(calls, hub, log)
 		receiver = webhook.New(db, options.WebhookSecrets, log)
 		socket   = watch.NewSocket(hub, runs, options.PublicURL, log)
 		page     = pages.New(runs, log)
@@ -60,41 +67,59 @@ func routes(db *jobs.DB, runs *runs.Service, hub *watch.Hub, options Options, lo
 		mux      = http.NewServeMux()
 	)
 	type serve = func(http.ResponseWriter, *http.Request) error
-	stream := func(s serve) http.Handler { return problem.Handler(log, s) }
-	quick := func(s serve) http.Handler { return within(requestLimit, stream(s)) }
+	plain := func(s serve) http.Handler { return problem.Handler(log, s) }
+	quick := func(s serve) http.Handler { return within(plain(s)) }
+	stream := func(s serve) http.Handler { return patient.Handler(log, plain(s)) }
 
-	mux.Handle("POST /api/v1/runs", guard.Write(quick(api.CreateRun)))
-	mux.Handle("GET /api/v1/runs", guard.Read(quick(api.ListRuns)))
-	mux.Handle("GET /api/v1/runs/{id}", guard.Read(quick(api.GetRun)))
-	mux.Handle("POST /api/v1/runs/{id}/cancel", guard.Write(quick(api.Cancel)))
-	mux.Handle("POST /api/v1/runs/{id}/rerun", guard.Write(quick(api.Rerun)))
-	mux.Handle("GET /api/v1/jobs/{id}/log", guard.Read(stream(api.JobLog)))
-	mux.Handle("GET /api/v1/watch", guard.Read(stream(socket.Serve)))
-	mux.Handle("POST /webhooks/github", quick(receiver.Receive)) // guarded by its signature
-	mux.Handle("GET /{$}", guard.Read(within(requestLimit, http.HandlerFunc(page.Index))))
-	mux.Handle("GET /run/{id}", guard.Read(within(requestLimit, http.HandlerFunc(page.Run))))
+	mux.Handle("POST /api/v1/runs", quick(json.CreateRun))
+	mux.Handle("GET /api/v1/runs", quick(json.ListRuns))
+	mux.Handle("GET /api/v1/runs/{id}", quick(json.GetRun))
+	mux.Handle("GET /api/v1/runs/{id}/events", stream(json.RunEvents))
+	mux.Handle("POST /api/v1/runs/{id}/cancel", quick(json.CancelRun))
+	mux.Handle("POST /api/v1/runs/{id}/rerun", quick(json.RerunRun))
+	mux.Handle("GET /api/v1/jobs/{id}", quick(json.GetJob))
+	mux.Handle("GET /api/v1/jobs/{id}/log", stream(json.JobLog))
+	mux.Handle("GET /api/v1/queue", quick(json.ListQueue))
+	mux.Handle("GET /api/v1/workers", quick(json.ListWorkers))
+	mux.Handle("GET /api/v1/watch", plain(socket.Serve))
+	mux.Handle("GET /api/v1/openapi.json", quick(openapi.Serve))
+	for _, p := range rpc.Procedures(calls, log) {
+		if p.Streams {
+			mux.Handle(p.Path, patient.Handler(log, p.Handler))
+		} else {
+			mux.Handle(p.Path, within(p.Handler))
+		}
+	}
+	mux.Handle("POST /webhooks/github", quick(receiver.Receive))
+	mux.Handle("GET /{$}", within(http.HandlerFunc(page.Index)))
+	mux.Handle("GET /run/{id}", within(http.HandlerFunc(page.Run)))
 	mux.Handle("GET /static/{file}", quick(page.Static))
 	for _, path := range []string{"/healthz", "/readyz", "/metrics"} {
 		mux.Handle("GET "+path, ops)
 	}
-	return harden(withProblems(mux, log))
+	return harden(admit(mux, auth.New(options.AdminToken, options.AnonymousRead), log))
 }
 
 // within ends a request's context in time.
-func within(limit time.Duration, next http.Handler) http.Handler {
+func within(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), limit)
+		ctx, cancel := context.WithTimeout(r.Context(), requestLimit)
 		defer cancel()
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})
 }
 
-// withProblems makes the mux say 404 and 405 as everything else here says what is wrong.
-func withProblems(mux *http.ServeMux, log *zap.Logger) http.Handler {
+// admit passes what the guard lets pass, and says 404 and 405 as everything else here says what is wrong.
+func admit(mux *http.ServeMux, guard *auth.Guard, log *zap.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		refuse, pattern := mux.Handler(r)
 		if pattern != "" {
-			mux.ServeHTTP(w, r)
+			admitted, err := guard.Admit(w, r, pattern)
+			if err != nil {
+				problem.Write(w, r, log, err)
+				return
+			}
+			mux.ServeHTTP(w, admitted)
 			return
 		}
 		answer := unsent{header: http.Header{}}
@@ -135,6 +160,9 @@ func harden(next http.Handler) http.Handler {
 
 // Serve answers on listener until ctx ends; then it sends watchers away, finishes the requests in flight and returns nil.
 func (g *Gateway) Serve(ctx context.Context, listener net.Listener) error {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true) // gRPC, on the same port
 	server := &http.Server{
 		Handler:           g.handler,
 		ReadHeaderTimeout: 5 * time.Second,
@@ -142,6 +170,8 @@ func (g *Gateway) Serve(ctx context.Context, listener net.Listener) error {
 		WriteTimeout:      60 * time.Second, // followed logs set their own, for each piece
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
+		Protocols:         &protocols,
+		HTTP2:             &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pongLimit},
 		ErrorLog:          zap.NewStdLog(g.log),
 	}
 	hubDone := make(chan struct{})

@@ -43,7 +43,7 @@ var (
 		"branch":   branch,
 		"iso":      func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 		"stamp":    func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
-		"exit": func(code *int) string {
+		"exit": func(code *int32) string {
 			if code == nil || *code == 0 {
 				return ""
 			}
@@ -143,7 +143,7 @@ func (p *Pages) show(w http.ResponseWriter, r *http.Request, name string, data a
 	status := http.StatusOK
 	if err != nil {
 		wrong := problem.Of(err)
-		problem.Log(r, p.log, wrong, err)
+		problem.Log(r.Context(), p.log, r.Method+" "+r.URL.Path, err)
 		problem.Headers(w, wrong)
 		status, name, data = wrong.Status, "problem.html", wrong
 	}

@@ -1,4 +1,5 @@
-// Package problem answers requests that cannot be served, as application/problem+json (RFC 9457).
+// Package problem answers requests that cannot be served: as application/problem+json (RFC 9457), or as an error of Connect or
+// gRPC. What an error means to a client is decided here, once for all interfaces.
 package problem
 
 import (
@@ -14,6 +15,13 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/lockstep-ci/lockstep/pkg/jobs"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/runs"
+)
+
+const (
+	// KeyHeader is where REST has idempotency_key.
+	KeyHeader  = "Idempotency-Key"
+	retryAfter = "2" // seconds
 )
 
 // Problem is what went wrong, in words for people and in a code for programs. Codes are part of the API: they stay.
@@ -50,9 +58,12 @@ func (p *Problem) Error() string {
 func Of(err error) *Problem {
 	var p *Problem
 	var tooLarge *http.MaxBytesError
+	var invalid *runs.Invalid
 	switch {
 	case errors.As(err, &p):
 		return p
+	case errors.As(err, &invalid):
+		return In(invalid.Field, http.StatusUnprocessableEntity, "invalid_field", invalid.Reason)
 	case errors.As(err, &tooLarge):
 		return New(http.StatusRequestEntityTooLarge, "body_too_large", fmt.Sprintf("the body may have at most %d bytes", tooLarge.Limit))
 	case errors.Is(err, jobs.ErrNotFound):
@@ -60,7 +71,7 @@ func Of(err error) *Problem {
 	case errors.Is(err, jobs.ErrEnded):
 		return New(http.StatusConflict, "run_ended", "the run has ended; a final state is never left")
 	case errors.Is(err, jobs.ErrKeyReused):
-		return In("Idempotency-Key", http.StatusUnprocessableEntity, "idempotency_key_reused", "this key was used for another request; use a new one")
+		return In(KeyHeader, http.StatusUnprocessableEntity, "idempotency_key_reused", "this key was used for another request; use a new one")
 	case databaseAway(err):
 		return New(http.StatusServiceUnavailable, "database_unavailable", "the database does not answer; try again")
 	}
@@ -90,8 +101,12 @@ func databaseAway(err error) bool {
 // Write answers with the problem that err means, and logs it when it is not the client's.
 func Write(w http.ResponseWriter, r *http.Request, log *zap.Logger, err error) {
 	p := Of(err)
-	Log(r, log, p, err)
+	Log(r.Context(), log, r.Method+" "+r.URL.Path, err)
 	Headers(w, p)
+	if isRPC(r) {
+		_ = rpcErrors.Write(w, r, RPC(p)) // as below
+		return
+	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(p.Status)
 	encoder := json.NewEncoder(w)
@@ -99,24 +114,37 @@ func Write(w http.ResponseWriter, r *http.Request, log *zap.Logger, err error) {
 	_ = encoder.Encode(p)        // a client that has gone needs no answer
 }
 
+// Message is a problem as WebSocket and SSE tell it: a JSON object of type "problem".
+func Message(p *Problem) []byte {
+	text, err := json.Marshal(struct {
+		Type string `json:"type"`
+		*Problem
+	}{"problem", p})
+	if err != nil {
+		panic(err) // it is made of strings and a number
+	}
+	return text
+}
+
 // Headers sets what every answer with this problem carries, however its body looks.
 func Headers(w http.ResponseWriter, p *Problem) {
 	w.Header().Set("Cache-Control", "no-store")
 	if p.Status == http.StatusServiceUnavailable {
-		w.Header().Set("Retry-After", "2") // seconds
+		w.Header().Set("Retry-After", retryAfter)
 	}
 }
 
-// Log writes a problem of ours down; a client's mistake, or its going away, is not worth a line.
-func Log(r *http.Request, log *zap.Logger, p *Problem, err error) {
-	if p.Status < http.StatusInternalServerError || r.Context().Err() != nil {
+// Log writes a problem of ours down; a client's mistake, or its going away, is not worth a line. asked is what was asked for.
+func Log(ctx context.Context, log *zap.Logger, asked string, err error) {
+	p := Of(err)
+	if p.Status < http.StatusInternalServerError || ctx.Err() != nil {
 		return
 	}
 	level := zap.ErrorLevel
 	if p.Status == http.StatusServiceUnavailable { // not a fault of the code: it passes
 		level = zap.WarnLevel
 	}
-	log.Log(level, "request not served", zap.String("method", r.Method), zap.String("path", r.URL.Path), zap.String("code", p.Code), zap.Error(err))
+	log.Log(level, "request not served", zap.String("request", asked), zap.String("code", p.Code), zap.Error(err))
 }
 
 // Handler serves a function that returns its problem instead of writing it.

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"unicode/utf8"
 
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/patient"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/problem"
 )
 
@@ -20,14 +21,14 @@ func readObject(w http.ResponseWriter, r *http.Request, fields map[string]*strin
 	if err != nil || kind != "application/json" {
 		return problem.In("Content-Type", http.StatusUnsupportedMediaType, "unsupported_media_type", "send application/json")
 	}
-	body, err := readBody(w, r)
+	text, err := patient.ReadBody(w, r)
 	if err != nil {
 		return err
 	}
-	if !utf8.Valid(body) {
+	if !utf8.Valid(text) {
 		return problem.New(http.StatusBadRequest, "invalid_json", "the body is not UTF-8")
 	}
-	decoder := json.NewDecoder(bytes.NewReader(body))
+	decoder := json.NewDecoder(bytes.NewReader(text))
 	token, err := decoder.Token()
 	if err != nil || token != json.Delim('{') {
 		return problem.New(http.StatusBadRequest, "invalid_json", "the body must be one JSON object")
@@ -69,18 +70,6 @@ func readNothing(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	return readObject(w, r, nil)
-}
-
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	var tooLarge *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLarge):
-		return nil, err
-	case err != nil:
-		return nil, problem.New(http.StatusBadRequest, "incomplete_body", "the body did not arrive")
-	}
-	return body, nil
 }
 
 func malformed(err error) error {

@@ -1,191 +1,172 @@
-// Package rest is the JSON API under /api/v1.
+// Package rest is the JSON API under /api/v1: it reads requests strictly, hands them to package api, and writes its messages.
 package rest
 
 import (
-	"encoding/base64"
-	"encoding/json"
-	"errors"
-	"math"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 
-	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
 
-	"github.com/lockstep-ci/lockstep/pkg/jobs"
-	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/auth"
+	lockstepv1 "github.com/lockstep-ci/lockstep/services/api-gateway/gen/lockstep/v1"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/api"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/problem"
-	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/runs"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/watch"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/wire"
 )
 
 const (
-	maxBody       = 64 << 10 // bytes of a request
-	defaultLimit  = 20       // runs of a page
-	maxLimit      = 100
-	maxKey        = 255 // characters of an Idempotency-Key
 	runPath       = "/api/v1/runs/"
 	replayedField = "Idempotent-Replayed"
 )
 
-// API answers requests about runs and logs.
+// API answers requests about runs, jobs and the queue.
 type API struct {
-	runs *runs.Service
-	hub  *watch.Hub
-	pool *pgxpool.Pool
-	log  *zap.Logger
+	service *api.Service
+	hub     *watch.Hub
+	log     *zap.Logger
 }
 
-// New answers from service; logs are read from the pool, and followed through hub.
-func New(service *runs.Service, hub *watch.Hub, pool *pgxpool.Pool, log *zap.Logger) *API {
-	return &API{runs: service, hub: hub, pool: pool, log: log}
+// New answers by service; events come from hub.
+func New(service *api.Service, hub *watch.Hub, log *zap.Logger) *API {
+	return &API{service: service, hub: hub, log: log}
 }
 
 // CreateRun answers POST /api/v1/runs.
 func (a *API) CreateRun(w http.ResponseWriter, r *http.Request) error {
-	key, err := idempotencyKey(r)
-	if err != nil {
+	request := &lockstepv1.CreateRunRequest{}
+	var err error
+	if request.IdempotencyKey, err = idempotencyKey(r); err != nil {
 		return err
 	}
-	var request runs.Request
-	err = readObject(w, r, map[string]*string{"repository": &request.Repository, "ref": &request.Ref, "sha": &request.SHA})
-	if err != nil {
+	fields := map[string]*string{"repository": &request.Repository, "ref": &request.Ref, "sha": &request.Sha}
+	if err := readObject(w, r, fields); err != nil {
 		return err
 	}
-	run, replayed, err := a.runs.Create(r.Context(), request, auth.Principal, key)
-	return a.created(w, run, replayed, err)
+	answer, err := a.service.CreateRun(r.Context(), request)
+	return created(w, answer.GetRun(), answer.GetReplayed(), err)
 }
 
-// Rerun answers POST /api/v1/runs/{id}/rerun.
-func (a *API) Rerun(w http.ResponseWriter, r *http.Request) error {
+// RerunRun answers POST /api/v1/runs/{id}/rerun.
+func (a *API) RerunRun(w http.ResponseWriter, r *http.Request) error {
 	key, err := idempotencyKey(r)
-	if err != nil {
-		return err
-	}
-	id, err := pathID(r)
 	if err != nil {
 		return err
 	}
 	if err := readNothing(w, r); err != nil {
 		return err
 	}
-	run, replayed, err := a.runs.Rerun(r.Context(), id, auth.Principal, key)
-	return a.created(w, run, replayed, err)
+	answer, err := a.service.RerunRun(r.Context(), &lockstepv1.RerunRunRequest{Id: r.PathValue("id"), IdempotencyKey: key})
+	return created(w, answer.GetRun(), answer.GetReplayed(), err)
 }
 
 // created answers with a new run, or with the one that the same key has made before: the same answer again.
-func (a *API) created(w http.ResponseWriter, run runs.Run, replayed bool, err error) error {
-	var invalid *runs.Invalid
-	switch {
-	case errors.As(err, &invalid):
-		return problem.In(invalid.Field, http.StatusUnprocessableEntity, "invalid_field", invalid.Reason)
-	case err != nil:
+func created(w http.ResponseWriter, run *lockstepv1.Run, replayed bool, err error) error {
+	if err != nil {
 		return err
 	}
 	if replayed {
 		w.Header().Set(replayedField, "true")
-	} else {
-		a.log.Info("run accepted", zap.String("run_id", run.ID), zap.String("repository", run.Repository), zap.String("event", run.Event))
 	}
-	w.Header().Set("Location", runPath+run.ID)
-	return write(w, http.StatusCreated, run)
+	w.Header().Set("Location", runPath+run.GetId())
+	write(w, http.StatusCreated, wire.JSON(run))
+	return nil
 }
 
-// Cancel answers POST /api/v1/runs/{id}/cancel. What nobody holds has ended when it returns; a worker ends the rest.
-func (a *API) Cancel(w http.ResponseWriter, r *http.Request) error {
-	id, err := pathID(r)
-	if err != nil {
-		return err
-	}
+// CancelRun answers POST /api/v1/runs/{id}/cancel.
+func (a *API) CancelRun(w http.ResponseWriter, r *http.Request) error {
 	if err := readNothing(w, r); err != nil {
 		return err
 	}
-	run, err := a.runs.Cancel(r.Context(), id)
+	answer, err := a.service.CancelRun(r.Context(), &lockstepv1.CancelRunRequest{Id: r.PathValue("id")})
 	if err != nil {
 		return err
 	}
-	a.log.Info("run to be cancelled", zap.String("run_id", run.ID))
-	return write(w, http.StatusAccepted, run)
+	write(w, http.StatusAccepted, wire.JSON(answer.GetRun()))
+	return nil
 }
 
-// GetRun answers GET /api/v1/runs/{id}.
+// GetRun answers GET /api/v1/runs/{id}. Its ETag is the version, so that asking again for what has not changed is cheap.
 func (a *API) GetRun(w http.ResponseWriter, r *http.Request) error {
-	id, err := pathID(r)
-	if err != nil {
-		return err
-	}
 	if _, err := query(r); err != nil {
 		return err
 	}
-	run, err := a.runs.Get(r.Context(), id)
+	id := r.PathValue("id")
+	if r.Header.Get("If-None-Match") != "" {
+		version, err := a.service.Version(r.Context(), id)
+		if err != nil {
+			return err
+		}
+		if unchanged(w, r, versionTag(version)) {
+			return nil
+		}
+	}
+	answer, err := a.service.GetRun(r.Context(), &lockstepv1.GetRunRequest{Id: id})
 	if err != nil {
 		return err
 	}
-	return write(w, http.StatusOK, run)
+	tag(w, versionTag(answer.GetRun().GetVersion()))
+	write(w, http.StatusOK, wire.JSON(answer.GetRun()))
+	return nil
 }
 
-// page is the answer to a list.
-type page struct {
-	Runs       []runs.Run `json:"runs"`
-	NextCursor *string    `json:"next_cursor"` // of the page behind this one; null: there is none
-}
-
-// ListRuns answers GET /api/v1/runs, the newest run first.
+// ListRuns answers GET /api/v1/runs.
 func (a *API) ListRuns(w http.ResponseWriter, r *http.Request) error {
 	values, err := query(r, "limit", "cursor")
 	if err != nil {
 		return err
 	}
-	limit, before := defaultLimit, int64(math.MaxInt64)
-	if text, given := values["limit"]; given {
-		if limit, err = strconv.Atoi(text); err != nil || limit < 1 || limit > maxLimit {
-			return problem.In("limit", http.StatusBadRequest, "invalid_parameter", "give a number from 1 to "+strconv.Itoa(maxLimit))
-		}
+	request := &lockstepv1.ListRunsRequest{Limit: limit(values)}
+	if cursor, given := values["cursor"]; given {
+		request.Cursor = &cursor
 	}
-	if text, given := values["cursor"]; given {
-		var valid bool
-		if before, valid = decodeCursor(text); !valid {
-			return problem.In("cursor", http.StatusBadRequest, "invalid_parameter", "give a next_cursor of an earlier answer")
-		}
+	answer, err := a.service.ListRuns(r.Context(), request)
+	return read(w, r, answer, err)
+}
+
+// GetJob answers GET /api/v1/jobs/{id}.
+func (a *API) GetJob(w http.ResponseWriter, r *http.Request) error {
+	if _, err := query(r); err != nil {
+		return err
 	}
-	found, err := a.runs.Latest(r.Context(), before, limit+1)
+	answer, err := a.service.GetJob(r.Context(), &lockstepv1.GetJobRequest{Id: r.PathValue("id")})
+	return read(w, r, answer, err)
+}
+
+// ListQueue answers GET /api/v1/queue.
+func (a *API) ListQueue(w http.ResponseWriter, r *http.Request) error {
+	values, err := query(r, "limit")
 	if err != nil {
 		return err
 	}
-	answer := page{Runs: found}
-	if len(found) > limit {
-		answer.Runs = found[:limit]
-		next := encodeCursor(found[limit-1].ID)
-		answer.NextCursor = &next
-	}
-	return write(w, http.StatusOK, answer)
+	answer, err := a.service.ListQueue(r.Context(), &lockstepv1.ListQueueRequest{Limit: limit(values)})
+	return read(w, r, answer, err)
 }
 
-// A cursor is the id of the last run of a page. It is opaque to clients, so that it may become something else.
-const cursorPrefix = "runs:"
-
-func encodeCursor(id string) string {
-	return base64.RawURLEncoding.EncodeToString([]byte(cursorPrefix + id))
+// ListWorkers answers GET /api/v1/workers.
+func (a *API) ListWorkers(w http.ResponseWriter, r *http.Request) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
+	answer, err := a.service.ListWorkers(r.Context(), &lockstepv1.ListWorkersRequest{})
+	return read(w, r, answer, err)
 }
 
-func decodeCursor(text string) (int64, bool) {
-	plain, err := base64.RawURLEncoding.Strict().DecodeString(text)
-	id, ours := strings.CutPrefix(string(plain), cursorPrefix)
-	if err != nil || !ours {
-		return 0, false
+// limit is the parameter as the service judges it: what is no number is as wrong as 0.
+func limit(values map[string]string) *int32 {
+	text, given := values["limit"]
+	if !given {
+		return nil
 	}
-	return runs.ParseID(id)
-}
-
-func pathID(r *http.Request) (int64, error) {
-	id, valid := runs.ParseID(r.PathValue("id"))
-	if !valid {
-		return 0, jobs.ErrNotFound
-	}
-	return id, nil
+	n, _ := strconv.ParseInt(text, 10, 32) // 0, or too large, when it cannot be read
+	asked := int32(n)
+	return &asked
 }
 
 // query returns the parameters, each given once, and refuses those that this route does not know: nothing is ignored.
@@ -207,27 +188,56 @@ func query(r *http.Request, known ...string) (map[string]string, error) {
 	return values, nil
 }
 
-// idempotencyKey is what the client calls this request; empty: nothing.
-func idempotencyKey(r *http.Request) (string, error) {
-	given := r.Header.Values("Idempotency-Key")
-	if len(given) == 0 {
-		return "", nil
+// idempotencyKey is what the client calls this request; nil: nothing.
+func idempotencyKey(r *http.Request) (*string, error) {
+	given := r.Header.Values(problem.KeyHeader)
+	switch len(given) {
+	case 0:
+		return nil, nil
+	case 1:
+		return &given[0], nil
 	}
-	unprintable := func(c rune) bool { return c <= ' ' || c > '~' }
-	if len(given) > 1 || given[0] == "" || len(given[0]) > maxKey || strings.ContainsFunc(given[0], unprintable) {
-		return "", problem.In("Idempotency-Key", http.StatusBadRequest, "invalid_header", "give 1 to "+strconv.Itoa(maxKey)+" visible ASCII characters, once")
-	}
-	return given[0], nil
+	return nil, problem.In(problem.KeyHeader, http.StatusBadRequest, "invalid_header", "give it once")
 }
 
-func write(w http.ResponseWriter, status int, answer any) error {
-	text, err := json.Marshal(answer)
+// read answers with what was read, or with nothing when the client has the same already.
+func read(w http.ResponseWriter, r *http.Request, answer proto.Message, err error) error {
 	if err != nil {
 		return err
 	}
+	text := wire.JSON(answer)
+	sum := sha256.Sum256(text)
+	if etag := `W/"` + hex.EncodeToString(sum[:12]) + `"`; !unchanged(w, r, etag) {
+		tag(w, etag)
+		write(w, http.StatusOK, text)
+	}
+	return nil
+}
+
+func versionTag(version int64) string { return fmt.Sprintf(`W/"%d"`, version) }
+
+func tag(w http.ResponseWriter, etag string) {
+	w.Header().Set("ETag", etag)
+	w.Header().Set("Cache-Control", "private, no-cache") // keep it, and ask each time
+}
+
+// unchanged answers 304 when the client has what the tag names.
+func unchanged(w http.ResponseWriter, r *http.Request, etag string) bool {
+	for _, held := range strings.Split(strings.Join(r.Header.Values("If-None-Match"), ","), ",") {
+		if held = strings.TrimSpace(held); held == "*" || strings.TrimPrefix(held, "W/") == strings.TrimPrefix(etag, "W/") {
+			tag(w, etag)
+			w.WriteHeader(http.StatusNotModified)
+			return true
+		}
+	}
+	return false
+}
+
+func write(w http.ResponseWriter, status int, text []byte) {
 	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
+	if w.Header().Get("Cache-Control") == "" {
+		w.Header().Set("Cache-Control", "no-store")
+	}
 	w.WriteHeader(status)
 	_, _ = w.Write(append(text, '\n')) // a client that has gone needs no answer
-	return nil
 }

@@ -17,33 +17,33 @@ import (
 
 // Summary is a run without its jobs. Unknown values are nil.
 type Summary struct {
-	ID          string      `json:"id" db:"id"`
-	Repository  string      `json:"repository" db:"repository"`
-	Ref         *string     `json:"ref" db:"ref"`
-	HeadSHA     *string     `json:"head_sha" db:"head_sha"`
-	Event       string      `json:"event" db:"event"`
-	PullRequest *int        `json:"pull_request" db:"pull_request"`
-	Title       *string     `json:"title" db:"title"`   // the commit's first line, or the pull request's title
-	Author      *string     `json:"author" db:"author"` // who caused it
-	Status      jobs.Status `json:"status" db:"status"`
-	URL         string      `json:"url" db:"-"` // of the page that follows it
-	CreatedAt   time.Time   `json:"created_at" db:"created_at"`
-	FinishedAt  *time.Time  `json:"finished_at" db:"finished_at"`
+	ID          string      `db:"id"`
+	Repository  string      `db:"repository"`
+	Ref         *string     `db:"ref"`
+	HeadSHA     *string     `db:"head_sha"`
+	Event       string      `db:"event"`
+	PullRequest *int32      `db:"pull_request"`
+	Title       *string     `db:"title"`  // the commit's first line, or the pull request's title
+	Author      *string     `db:"author"` // who caused it
+	Status      jobs.Status `db:"status"`
+	URL         string      `db:"-"` // of the page that follows it
+	CreatedAt   time.Time   `db:"created_at"`
+	FinishedAt  *time.Time  `db:"finished_at"`
 }
 
 // Run is a run with its jobs, as one moment of the database shows it.
 type Run struct {
 	Summary
-	Version int64 `json:"version" db:"version"` // rises with every change that anybody could see
-	Jobs    []Job `json:"jobs" db:"jobs"`
+	Version int64 `db:"version"` // rises with every change that anybody could see
+	Jobs    []Job `db:"jobs"`
 }
 
-// Job is one job of a run with the steps of its latest attempt.
+// Job is one job of a run with the steps of its latest attempt. The names in JSON are those of read.sql.
 type Job struct {
 	ID         string      `json:"id"`
 	Name       string      `json:"name"`
 	Status     jobs.Status `json:"status"`
-	Attempt    int         `json:"attempt"` // which claim of the job this is; 0: none yet
+	Attempt    int32       `json:"attempt"` // which claim of the job this is; 0: none yet
 	Reason     string      `json:"reason"`  // why it waits, or why it ended so
 	StartedAt  *time.Time  `json:"started_at"`
 	FinishedAt *time.Time  `json:"finished_at"`
@@ -52,10 +52,10 @@ type Job struct {
 
 // Step is one step of a job.
 type Step struct {
-	Number     int        `json:"number"`
+	Number     int32      `json:"number"`
 	Name       string     `json:"name"`
 	Status     string     `json:"status"` // pending, running, success, failure, cancelled, skipped or error
-	ExitCode   *int       `json:"exit_code"`
+	ExitCode   *int32     `json:"exit_code"`
 	StartedAt  *time.Time `json:"started_at"`
 	FinishedAt *time.Time `json:"finished_at"`
 	LogOffset  *int64     `json:"log_offset"` // first byte of its output in the attempt's log
@@ -143,7 +143,7 @@ func (s *Service) Versions(ctx context.Context, ids []int64) (map[int64]int64, e
 // Place is where a job belongs.
 type Place struct {
 	Run     int64
-	Attempt int       // the latest; 0: none yet
+	Attempt int32     // the latest; 0: none yet
 	LogDay  time.Time // part of the key of its log
 }
 
@@ -196,6 +196,17 @@ func (s *Service) Cancel(ctx context.Context, id int64) (Run, error) {
 }
 
 func (s *Service) pageURL(id string) string { return s.publicURL + "/run/" + id }
+
+// Job returns the job of a run, or nil.
+func (r *Run) Job(id int64) *Job {
+	text := strconv.FormatInt(id, 10)
+	for i := range r.Jobs {
+		if r.Jobs[i].ID == text {
+			return &r.Jobs[i]
+		}
+	}
+	return nil
+}
 
 // ParseID reads the id of a run or job: decimal digits, from 1.
 func ParseID(text string) (int64, bool) {

@@ -1,6 +1,12 @@
 package watch
 
-import "errors"
+import (
+	"context"
+	"errors"
+	"strconv"
+
+	lockstepv1 "github.com/lockstep-ci/lockstep/services/api-gateway/gen/lockstep/v1"
+)
 
 // Feed is what one watcher is told: a run (or the list) whenever it has changed, and pieces of the logs it follows. Wait
 // for Ready, then Take. Its methods may be called from several goroutines.
@@ -26,17 +32,25 @@ type tail struct {
 // Piece is a part of a log. Pieces of one attempt follow each other without a gap.
 type Piece struct {
 	Job     int64
-	Attempt int
+	Attempt int32
 	Offset  int64 // of the first byte
 	Data    []byte
 	Ended   bool  // the attempt has ended, and this is the end of its log
 	Err     error // the log cannot be read on
 }
 
-// Errors of a piece.
+// Message is the piece as every interface tells it.
+func (p *Piece) Message() *lockstepv1.FollowLogResponse {
+	return &lockstepv1.FollowLogResponse{
+		JobId: strconv.FormatInt(p.Job, 10), Attempt: p.Attempt, Offset: p.Offset, Data: p.Data, Ended: p.Ended,
+	}
+}
+
+// Errors of a piece, and of following too many.
 var (
-	ErrNoSuchJob  = errors.New("the run has no such job")
-	ErrUnreadable = errors.New("the log is damaged from here on")
+	ErrNoSuchJob   = errors.New("the run has no such job")
+	ErrUnreadable  = errors.New("the log is damaged from here on")
+	ErrTooManyLogs = errors.New("watch: too many logs")
 )
 
 // Open watches a run; 0 is the list of the latest runs. Close the feed when done.
@@ -95,11 +109,11 @@ func (f *Feed) Take() (state *State, pieces []Piece) {
 }
 
 // Follow asks for the log of a job of this run from a byte of one attempt on, instead of what was asked of that job before.
-func (f *Feed) Follow(job int64, attempt int, offset int64) error {
+func (f *Feed) Follow(job int64, attempt int32, offset int64) error {
 	f.hub.mu.Lock()
 	defer f.hub.mu.Unlock()
 	if len(f.tails) >= maxTails && f.tails[job] == nil {
-		return ErrTooMany
+		return ErrTooManyLogs
 	}
 	f.tails[job] = &tail{position: position{run: f.run, job: job, attempt: attempt, offset: offset}}
 	f.hub.nudge()
@@ -139,4 +153,16 @@ func (t *tail) feed(r reading, found bool) bool {
 	t.offset += int64(len(r.data))
 	t.seq, t.full, t.piece = r.seq, r.full(), &piece
 	return true
+}
+
+// Wait waits for Ready. It returns the context's error, or ErrClosed.
+func (f *Feed) Wait(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-f.closed:
+		return ErrClosed
+	case <-f.ready:
+		return nil
+	}
 }

@@ -8,10 +8,8 @@ package watch
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -19,7 +17,10 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/lockstep-ci/lockstep/pkg/jobs"
+	lockstepv1 "github.com/lockstep-ci/lockstep/services/api-gateway/gen/lockstep/v1"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/problem"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/runs"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/wire"
 )
 
 const (
@@ -32,10 +33,10 @@ const (
 	maxTails   = 8                      // logs one watcher follows
 )
 
-// Errors of opening and following.
+// Why there is no feed, or none any more.
 var (
-	ErrTooMany = errors.New("watch: too many watchers")
-	ErrClosed  = errors.New("watch: the server is stopping")
+	ErrTooMany error = problem.New(http.StatusServiceUnavailable, "too_many_watchers", "no further watcher can be served now; try again")
+	ErrClosed  error = problem.New(http.StatusServiceUnavailable, "stopping", "this gateway is stopping: connect again")
 )
 
 // Hub reads for all watchers.
@@ -53,8 +54,9 @@ type Hub struct {
 
 // State is a watched run, or the list, at one moment. It is shared by all watchers and never changed.
 type State struct {
-	Run  *runs.Run // nil: the list
-	JSON []byte    // the message for sockets
+	Run     *runs.Run       // nil: the list
+	Message *lockstepv1.Run // the same for RPC
+	JSON    []byte          // and for WebSocket and SSE
 }
 
 // final reports whether nothing will change any more.
@@ -189,11 +191,16 @@ func (h *Hub) readList(ctx context.Context) (*State, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &State{JSON: encode(listMessage{Type: "runs", Runs: list})}, nil
+	message := &lockstepv1.LatestRuns{}
+	for i := range list {
+		message.Runs = append(message.Runs, list[i].Message())
+	}
+	return &State{JSON: wire.Tagged("runs", message)}, nil
 }
 
 func newState(run runs.Run) *State {
-	return &State{Run: &run, JSON: encode(runMessage{Type: "run", Run: run})}
+	message := run.Message()
+	return &State{Run: &run, Message: message, JSON: wire.Tagged("run", &lockstepv1.WatchRunResponse{Run: message})}
 }
 
 // lookAtLogs reads on for followers that have taken what they were given. more: not all of them, or not all there is.
@@ -267,12 +274,4 @@ func (h *Hub) close() {
 		close(f.closed)
 	}
 	clear(h.feeds)
-}
-
-func encode(message any) []byte {
-	text, err := json.Marshal(message)
-	if err != nil {
-		panic(fmt.Sprintf("encode %T: %v", message, err)) // our own types: strings, numbers, times
-	}
-	return text
 }

@@ -22,7 +22,7 @@ var logsSQL string
 // position is from where somebody wants a log. Followers at the same position share what is read.
 type position struct {
 	run, job int64
-	attempt  int
+	attempt  int32
 	offset   int64 // the next byte
 	seq      int   // the chunk that holds it; 0 while unknown
 }
@@ -42,7 +42,8 @@ func (r *reading) full() bool { return r.chunks == maxChunks }
 // readLogs reads from all positions in one statement. A position without a reading is not of its run.
 func readLogs(ctx context.Context, pool *pgxpool.Pool, positions []position) (map[position]reading, error) {
 	var runs, jobIDs, offsets []int64
-	var attempts, seqs []int
+	var seqs []int
+	var attempts []int32
 	for _, p := range positions {
 		runs, jobIDs, offsets = append(runs, p.run), append(jobIDs, p.job), append(offsets, p.offset)
 		attempts, seqs = append(attempts, p.attempt), append(seqs, p.seq)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"math"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -16,6 +17,7 @@ import (
 	"github.com/lockstep-ci/lockstep/pkg/jobs"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/problem"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/runs"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/wire"
 )
 
 const (
@@ -26,35 +28,11 @@ const (
 	goodbyeLimit = 2 * time.Second
 )
 
-// What the socket says.
-type (
-	runMessage struct {
-		Type string   `json:"type"` // "run"
-		Run  runs.Run `json:"run"`
-	}
-	listMessage struct {
-		Type string         `json:"type"` // "runs"
-		Runs []runs.Summary `json:"runs"`
-	}
-	logMessage struct {
-		Type    string `json:"type"` // "log"
-		JobID   string `json:"job_id"`
-		Attempt int    `json:"attempt"`
-		Offset  int64  `json:"offset"` // of the first byte of data
-		Data    []byte `json:"data"`   // base64
-		Ended   bool   `json:"ended"`  // the attempt has ended, and its log with data
-	}
-	problemMessage struct {
-		Type string `json:"type"` // "problem"
-		*problem.Problem
-	}
-)
-
 // clientMessage is what a client may say: follow (the log of a job from a byte of an attempt on) or unfollow.
 type clientMessage struct {
 	Type    string `json:"type"`
 	JobID   string `json:"job_id"`
-	Attempt int    `json:"attempt"`
+	Attempt int64  `json:"attempt"`
 	Offset  int64  `json:"offset"`
 }
 
@@ -98,7 +76,7 @@ func (s *Socket) Serve(w http.ResponseWriter, r *http.Request) error {
 	}
 	feed, err := s.hub.Open(run)
 	if err != nil {
-		return problem.New(http.StatusServiceUnavailable, "too_many_watchers", "no further watcher can be served now; try again")
+		return err
 	}
 	defer feed.Close()
 	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true}) // mayCome has judged the origin
@@ -146,7 +124,7 @@ func (s *Socket) converse(ctx context.Context, conn *websocket.Conn, feed *Feed)
 			goodbye(conn, websocket.StatusGoingAway, "the server is stopping: connect again")
 			return
 		case p := <-wrong:
-			_ = write(ctx, conn, encode(problemMessage{"problem", p}))
+			_ = write(ctx, conn, problem.Message(p))
 			goodbye(conn, websocket.StatusPolicyViolation, p.Code)
 			return
 		case <-ping.C:
@@ -170,18 +148,18 @@ func tell(ctx context.Context, conn *websocket.Conn, feed *Feed) error {
 		}
 	}
 	for _, piece := range pieces {
-		if err := write(ctx, conn, encode(pieceMessage(piece))); err != nil {
+		if err := write(ctx, conn, pieceMessage(piece)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func pieceMessage(piece Piece) any {
+func pieceMessage(piece Piece) []byte {
 	if piece.Err != nil {
-		return problemMessage{"problem", problem.In("job_id", http.StatusNotFound, "log_unavailable", piece.Err.Error())}
+		return problem.Message(problem.In("job_id", http.StatusNotFound, "log_unavailable", piece.Err.Error()))
 	}
-	return logMessage{Type: "log", JobID: strconv.FormatInt(piece.Job, 10), Attempt: piece.Attempt, Offset: piece.Offset, Data: piece.Data, Ended: piece.Ended}
+	return wire.Tagged("log", piece.Message())
 }
 
 // listen does what the client says until the connection ends (nil) or it says what cannot be.
@@ -216,18 +194,16 @@ func obey(feed *Feed, text []byte) *problem.Problem {
 		return nil
 	case m.Type != "follow":
 		return problem.In("type", http.StatusBadRequest, "invalid_message", "is follow or unfollow")
-	case m.Attempt < 1 || m.Attempt > maxAttempt:
+	case m.Attempt < 1 || m.Attempt > math.MaxInt32:
 		return problem.In("attempt", http.StatusBadRequest, "invalid_message", "attempts count from 1")
 	case m.Offset < 0:
 		return problem.In("offset", http.StatusBadRequest, "invalid_message", "offsets count from 0")
 	}
-	if err := feed.Follow(job, m.Attempt, m.Offset); err != nil {
+	if err := feed.Follow(job, int32(m.Attempt), m.Offset); err != nil {
 		return problem.In("job_id", http.StatusBadRequest, "too_many_logs", "unfollow one of "+strconv.Itoa(maxTails)+" before you follow another")
 	}
 	return nil
 }
-
-const maxAttempt = 1<<31 - 1 // the column's type
 
 func write(ctx context.Context, conn *websocket.Conn, text []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, writeLimit)

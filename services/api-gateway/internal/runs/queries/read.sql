@@ -1,5 +1,5 @@
--- read: runs with their jobs and the steps of each job's latest attempt, as of one moment. The jobs come as JSON in the
--- shape of the API, so that one statement and one round trip are enough for any number of runs.
+-- read: runs with their jobs and the steps of each job's latest attempt, as of one moment. The jobs come as JSON (the
+-- names are those of runs.Job and runs.Step), so that one statement and one round trip are enough for any number of runs.
 -- version counts what ci_runs.version leaves out as well: the jobs' transitions and the progress of steps. It only rises.
 SELECT r.id::text AS id, r.repository, r.ref, r.head_sha, r.event, r.pull_request, r.title, r.author,
        r.status, r.created_at, r.finished_at,

@@ -1,0 +1,237 @@
+// Package api does what the definition (proto/lockstep/v1) says, once for all interfaces: REST, Connect and gRPC hand their
+// requests to one Service and show its answers, each in its own way. An error is one that package problem can tell.
+package api
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"math"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/zap"
+
+	"github.com/lockstep-ci/lockstep/pkg/jobs"
+	lockstepv1 "github.com/lockstep-ci/lockstep/services/api-gateway/gen/lockstep/v1"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/auth"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/problem"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/queue"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/runs"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/watch"
+)
+
+const (
+	defaultLimit = 20 // of a list
+	maxLimit     = 100
+	maxKey       = 255 // characters of an idempotency key
+)
+
+// Service is RunService, JobService and QueueService. Who calls is said by auth.Principal of the context.
+type Service struct {
+	runs *runs.Service
+	hub  *watch.Hub
+	pool *pgxpool.Pool
+	log  *zap.Logger
+}
+
+// New serves from pool; what changes is told by hub.
+func New(service *runs.Service, hub *watch.Hub, pool *pgxpool.Pool, log *zap.Logger) *Service {
+	return &Service{runs: service, hub: hub, pool: pool, log: log}
+}
+
+// CreateRun accepts a run.
+func (s *Service) CreateRun(ctx context.Context, request *lockstepv1.CreateRunRequest) (*lockstepv1.CreateRunResponse, error) {
+	key, err := idempotencyKey(request.IdempotencyKey)
+	if err != nil {
+		return nil, err
+	}
+	wanted := runs.Request{Repository: request.GetRepository(), Ref: request.GetRef(), SHA: request.GetSha()}
+	run, replayed, err := s.runs.Create(ctx, wanted, auth.Principal(ctx), key)
+	if err != nil {
+		return nil, err
+	}
+	s.accepted(run, replayed)
+	return &lockstepv1.CreateRunResponse{Run: run.Message(), Replayed: replayed}, nil
+}
+
+// RerunRun accepts the same commit once more.
+func (s *Service) RerunRun(ctx context.Context, request *lockstepv1.RerunRunRequest) (*lockstepv1.RerunRunResponse, error) {
+	key, err := idempotencyKey(request.IdempotencyKey)
+	if err != nil {
+		return nil, err
+	}
+	id, err := parseID(request.GetId())
+	if err != nil {
+		return nil, err
+	}
+	run, replayed, err := s.runs.Rerun(ctx, id, auth.Principal(ctx), key)
+	if err != nil {
+		return nil, err
+	}
+	s.accepted(run, replayed)
+	return &lockstepv1.RerunRunResponse{Run: run.Message(), Replayed: replayed}, nil
+}
+
+func (s *Service) accepted(run runs.Run, replayed bool) {
+	if !replayed {
+		s.log.Info("run accepted", zap.String("run_id", run.ID), zap.String("repository", run.Repository), zap.String("event", run.Event))
+	}
+}
+
+// CancelRun asks for a run's end.
+func (s *Service) CancelRun(ctx context.Context, request *lockstepv1.CancelRunRequest) (*lockstepv1.CancelRunResponse, error) {
+	id, err := parseID(request.GetId())
+	if err != nil {
+		return nil, err
+	}
+	run, err := s.runs.Cancel(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	s.log.Info("run to be cancelled", zap.String("run_id", run.ID))
+	return &lockstepv1.CancelRunResponse{Run: run.Message()}, nil
+}
+
+// GetRun shows a run.
+func (s *Service) GetRun(ctx context.Context, request *lockstepv1.GetRunRequest) (*lockstepv1.GetRunResponse, error) {
+	id, err := parseID(request.GetId())
+	if err != nil {
+		return nil, err
+	}
+	run, err := s.runs.Get(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return &lockstepv1.GetRunResponse{Run: run.Message()}, nil
+}
+
+// Version is a run's version: what GetRun would show, for less.
+func (s *Service) Version(ctx context.Context, text string) (int64, error) {
+	id, err := parseID(text)
+	if err != nil {
+		return 0, err
+	}
+	versions, err := s.runs.Versions(ctx, []int64{id})
+	if err != nil {
+		return 0, err
+	}
+	version, exists := versions[id]
+	if !exists {
+		return 0, fmt.Errorf("read version of run %d: %w", id, jobs.ErrNotFound)
+	}
+	return version, nil
+}
+
+// ListRuns lists runs page by page.
+func (s *Service) ListRuns(ctx context.Context, request *lockstepv1.ListRunsRequest) (*lockstepv1.ListRunsResponse, error) {
+	limit, err := pageLimit(request.Limit)
+	if err != nil {
+		return nil, err
+	}
+	before := int64(math.MaxInt64)
+	if request.Cursor != nil {
+		var valid bool
+		if before, valid = decodeCursor(request.GetCursor()); !valid {
+			return nil, problem.In("cursor", http.StatusBadRequest, "invalid_parameter", "give a next_cursor of an earlier answer")
+		}
+	}
+	found, err := s.runs.Latest(ctx, before, int(limit)+1)
+	if err != nil {
+		return nil, err
+	}
+	answer := &lockstepv1.ListRunsResponse{}
+	if len(found) > int(limit) {
+		found = found[:limit]
+		next := encodeCursor(found[limit-1].ID)
+		answer.NextCursor = &next
+	}
+	for i := range found {
+		answer.Runs = append(answer.Runs, found[i].Message())
+	}
+	return answer, nil
+}
+
+// GetJob shows a job.
+func (s *Service) GetJob(ctx context.Context, request *lockstepv1.GetJobRequest) (*lockstepv1.GetJobResponse, error) {
+	id, err := parseID(request.GetId())
+	if err != nil {
+		return nil, err
+	}
+	place, err := s.runs.PlaceOf(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	run, err := s.runs.Get(ctx, place.Run)
+	if err != nil {
+		return nil, err
+	}
+	job := run.Job(id)
+	if job == nil {
+		return nil, fmt.Errorf("read job %d of run %d: %w", id, place.Run, jobs.ErrNotFound)
+	}
+	return &lockstepv1.GetJobResponse{RunId: run.ID, Job: job.Message()}, nil
+}
+
+// ListQueue lists what waits.
+func (s *Service) ListQueue(ctx context.Context, request *lockstepv1.ListQueueRequest) (*lockstepv1.ListQueueResponse, error) {
+	limit, err := pageLimit(request.Limit)
+	if err != nil {
+		return nil, err
+	}
+	found, err := queue.Waiting(ctx, s.pool, limit)
+	return &lockstepv1.ListQueueResponse{Jobs: found}, err
+}
+
+// ListWorkers lists who works.
+func (s *Service) ListWorkers(ctx context.Context, _ *lockstepv1.ListWorkersRequest) (*lockstepv1.ListWorkersResponse, error) {
+	found, err := queue.Workers(ctx, s.pool)
+	return &lockstepv1.ListWorkersResponse{Workers: found}, err
+}
+
+func parseID(text string) (int64, error) {
+	id, valid := runs.ParseID(text)
+	if !valid {
+		return 0, fmt.Errorf("read id %.30q: %w", text, jobs.ErrNotFound)
+	}
+	return id, nil
+}
+
+func pageLimit(asked *int32) (int32, error) {
+	switch {
+	case asked == nil:
+		return defaultLimit, nil
+	case *asked < 1 || *asked > maxLimit:
+		return 0, problem.In("limit", http.StatusBadRequest, "invalid_parameter", "give a number from 1 to "+strconv.Itoa(maxLimit))
+	}
+	return *asked, nil
+}
+
+func idempotencyKey(given *string) (string, error) {
+	if given == nil {
+		return "", nil
+	}
+	unprintable := func(c rune) bool { return c <= ' ' || c > '~' }
+	if *given == "" || len(*given) > maxKey || strings.ContainsFunc(*given, unprintable) {
+		return "", problem.In(problem.KeyHeader, http.StatusBadRequest, "invalid_header", "give 1 to "+strconv.Itoa(maxKey)+" visible ASCII characters, once")
+	}
+	return *given, nil
+}
+
+// A cursor is the id of the last run of a page. It is opaque to clients, so that it may become something else.
+const cursorPrefix = "runs:"
+
+func encodeCursor(id string) string {
+	return base64.RawURLEncoding.EncodeToString([]byte(cursorPrefix + id))
+}
+
+func decodeCursor(text string) (int64, bool) {
+	plain, err := base64.RawURLEncoding.Strict().DecodeString(text)
+	id, ours := strings.CutPrefix(string(plain), cursorPrefix)
+	if err != nil || !ours {
+		return 0, false
+	}
+	return runs.ParseID(id)
+}

@@ -1,0 +1,54 @@
+package auth
+
+import (
+	"github.com/lockstep-ci/lockstep/services/api-gateway/gen/lockstep/v1/lockstepv1connect"
+)
+
+// Right is what somebody needs to be served.
+type Right int
+
+// The rights. Nobody is what a route has that the table leaves out.
+const (
+	Nobody  Right = iota
+	Anybody       // it guards itself, or there is nothing to guard
+	Read          // see runs, logs and the queue
+	Write         // start and end runs
+)
+
+// rights says what each route (a pattern of http.ServeMux) and each procedure needs. It is the only place that does.
+var rights = map[string]Right{
+	"POST /api/v1/runs":             Write,
+	"GET /api/v1/runs":              Read,
+	"GET /api/v1/runs/{id}":         Read,
+	"GET /api/v1/runs/{id}/events":  Read,
+	"POST /api/v1/runs/{id}/cancel": Write,
+	"POST /api/v1/runs/{id}/rerun":  Write,
+	"GET /api/v1/jobs/{id}":         Read,
+	"GET /api/v1/jobs/{id}/log":     Read,
+	"GET /api/v1/queue":             Read,
+	"GET /api/v1/workers":           Read,
+	"GET /api/v1/watch":             Read,
+	"GET /api/v1/openapi.json":      Anybody,
+
+	lockstepv1connect.RunServiceCreateRunProcedure:     Write,
+	lockstepv1connect.RunServiceListRunsProcedure:      Read,
+	lockstepv1connect.RunServiceGetRunProcedure:        Read,
+	lockstepv1connect.RunServiceCancelRunProcedure:     Write,
+	lockstepv1connect.RunServiceRerunRunProcedure:      Write,
+	lockstepv1connect.RunServiceWatchRunProcedure:      Read,
+	lockstepv1connect.JobServiceGetJobProcedure:        Read,
+	lockstepv1connect.JobServiceFollowLogProcedure:     Read,
+	lockstepv1connect.QueueServiceListQueueProcedure:   Read,
+	lockstepv1connect.QueueServiceListWorkersProcedure: Read,
+
+	"POST /webhooks/github": Anybody, // guarded by its signature
+	"GET /{$}":              Read,
+	"GET /run/{id}":         Read,
+	"GET /static/{file}":    Anybody,
+	"GET /healthz":          Anybody,
+	"GET /readyz":           Anybody,
+	"GET /metrics":          Anybody,
+}
+
+// Needs is the right that a route or procedure asks for.
+func Needs(pattern string) Right { return rights[pattern] }

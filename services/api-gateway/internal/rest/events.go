@@ -1,0 +1,228 @@
+package rest
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/problem"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/runs"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/watch"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/wire"
+)
+
+const (
+	maxLogs       = 8 // that one stream of events follows
+	versionLimit  = 10 * time.Second
+	keepAlive     = 15 * time.Second // between two signs of life: a client that has gone is noticed by them
+	endOfEvents   = "end"
+	lastEventID   = "Last-Event-ID"
+	invalidHeader = "invalid_header"
+)
+
+// RunEvents answers GET /api/v1/runs/{id}/events as server-sent events: the run whenever it has changed, and with ?logs=<job
+// id>,… the logs of its jobs, through all attempts. The id of an event is a place, and a client that comes back with it goes on
+// from there. After the run and the logs have ended, so does the answer; who comes back behind the end is told 204, on which a
+// browser's EventSource gives up.
+func (a *API) RunEvents(w http.ResponseWriter, r *http.Request) error {
+	values, err := query(r, "logs")
+	if err != nil {
+		return err
+	}
+	at, err := readPlace(values["logs"], r.Header.Get(lastEventID))
+	if err != nil {
+		return err
+	}
+	asking, cancel := context.WithTimeout(r.Context(), versionLimit)
+	_, err = a.service.Version(asking, r.PathValue("id"))
+	cancel()
+	if err != nil {
+		return err
+	}
+	if at.ended {
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	}
+	run, _ := runs.ParseID(r.PathValue("id")) // Version knows it
+	feed, err := a.hub.Open(run)
+	if err != nil {
+		return err
+	}
+	defer feed.Close()
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Accel-Buffering", "no") // nginx would keep events back
+	out := &events{w: w, control: http.NewResponseController(w), at: at}
+	err = out.serve(r.Context(), feed)
+	if err != nil && !out.begun {
+		return err
+	}
+	return nil // it has ended without the last event: the client comes back
+}
+
+// place is what a client has been told.
+type place struct {
+	version int64
+	logs    []logPlace
+	ended   bool // all there was
+}
+
+type logPlace struct {
+	job, offset int64
+	attempt     int32 // 0: none told yet
+	over        bool
+}
+
+// String is the id of an event: the version, then job.attempt.offset for each log.
+func (p *place) String() string {
+	text := strconv.FormatInt(p.version, 10)
+	for _, l := range p.logs {
+		if l.attempt > 0 {
+			text += fmt.Sprintf(",%d.%d.%d", l.job, l.attempt, l.offset)
+		}
+	}
+	if p.ended {
+		text += "," + endOfEvents
+	}
+	return text
+}
+
+// readPlace reads which logs are wanted, and from where on.
+func readPlace(logs, last string) (place, error) {
+	var at place
+	for _, text := range splitList(logs) {
+		job, valid := runs.ParseID(text)
+		if !valid || slices.ContainsFunc(at.logs, func(l logPlace) bool { return l.job == job }) || len(at.logs) == maxLogs {
+			return at, problem.In("logs", http.StatusBadRequest, "invalid_parameter", fmt.Sprintf("give the ids of at most %d jobs, separated by commas", maxLogs))
+		}
+		at.logs = append(at.logs, logPlace{job: job})
+	}
+	wrong := problem.In(lastEventID, http.StatusBadRequest, invalidHeader, "give the id of an event of the same run and logs")
+	for i, text := range splitList(last) {
+		switch {
+		case i == 0:
+			version, err := strconv.ParseInt(text, 10, 64)
+			if err != nil || version < 0 {
+				return at, wrong
+			}
+			at.version = version
+		case text == endOfEvents:
+			at.ended = true
+		case !at.goOn(text):
+			return at, wrong
+		}
+	}
+	return at, nil
+}
+
+// goOn sets the place in one log.
+func (p *place) goOn(text string) bool {
+	parts := strings.Split(text, ".")
+	if len(parts) != 3 {
+		return false
+	}
+	job, valid := runs.ParseID(parts[0])
+	attempt, err := strconv.ParseInt(parts[1], 10, 32)
+	if !valid || err != nil || attempt < 1 {
+		return false
+	}
+	offset, err := strconv.ParseInt(parts[2], 10, 64)
+	i := slices.IndexFunc(p.logs, func(l logPlace) bool { return l.job == job })
+	if err != nil || offset < 0 || i < 0 {
+		return false
+	}
+	p.logs[i].attempt, p.logs[i].offset = int32(attempt), offset
+	return true
+}
+
+func splitList(text string) []string {
+	if text == "" {
+		return nil
+	}
+	return strings.Split(text, ",")
+}
+
+// events writes one stream.
+type events struct {
+	w       http.ResponseWriter
+	control *http.ResponseController
+	at      place
+	begun   bool
+}
+
+func (e *events) serve(ctx context.Context, feed *watch.Feed) error {
+	chases := make([]*watch.Chase, len(e.at.logs))
+	for i, l := range e.at.logs {
+		var err error
+		if chases[i], err = feed.Chase(l.job, l.attempt, l.offset, false); err != nil {
+			return err
+		}
+	}
+	if err := e.flush(); err != nil { // the client learns at once that it is served
+		return err
+	}
+	alive := time.NewTicker(keepAlive)
+	defer alive.Stop()
+	for final := false; ; {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-feed.Closed():
+			return watch.ErrClosed
+		case <-alive.C:
+			fmt.Fprint(e.w, ":\n\n") // its error comes again with the flush
+		case <-feed.Ready():
+			state, pieces := feed.Take()
+			if state != nil {
+				if final = state.Run.Status.Final(); state.Run.Version > e.at.version {
+					e.at.version = state.Run.Version
+					e.send("run", state.JSON)
+				}
+			}
+			for i, chase := range chases {
+				if err := e.tell(&e.at.logs[i], chase, state, pieces); err != nil {
+					return err
+				}
+			}
+			if final && !slices.ContainsFunc(e.at.logs, func(l logPlace) bool { return !l.over }) {
+				e.at.ended = true
+				e.send(endOfEvents, []byte("{}"))
+				return e.flush()
+			}
+		}
+		if err := e.flush(); err != nil {
+			return err
+		}
+	}
+}
+
+// tell sends what is new of one log.
+func (e *events) tell(l *logPlace, chase *watch.Chase, state *watch.State, taken []watch.Piece) error {
+	if l.over {
+		return nil
+	}
+	pieces, over, err := chase.Advance(state, taken)
+	for i := range pieces {
+		l.attempt, l.offset = pieces[i].Attempt, pieces[i].Offset+int64(len(pieces[i].Data))
+		e.send("log", wire.Tagged("log", pieces[i].Message()))
+	}
+	if l.over = over; err != nil {
+		e.send("problem", problem.Message(problem.In("logs", http.StatusNotFound, "log_unavailable", err.Error())))
+		l.over = true
+	}
+	return nil
+}
+
+// send writes one event; an error comes again with the flush.
+func (e *events) send(kind string, data []byte) {
+	fmt.Fprintf(e.w, "event: %s\nid: %s\ndata: %s\n\n", kind, e.at.String(), data)
+}
+
+func (e *events) flush() error {
+	e.begun = true
+	return e.control.Flush()
+}

@@ -1,0 +1,56 @@
+package main
+
+import "time"
+
+// size is how much of everything.
+type size struct {
+	rounds int
+
+	burnJobs, burnSlots int // (a): ours and River
+	articleJobs         int // (a): the article's design
+	articleWorkers      []int
+	clients, bulk       int           // (b): callers that wait for the acknowledgement of one run each
+	slots               int           // (b): of a stage, over all its workers
+	workers             []int         // (b): workers of a stage
+	load                time.Duration // (b), (d): how long clients enqueue
+	articleRuns         int           // (b)
+	wakes, riverWakes   int           // (c), idle
+	rate                int           // (c): runs a second
+	rateFor             time.Duration
+	kills               int // (c): of the listener's connection
+	enqueuers           int // (d)
+	history             []int
+	claims              int           // (e)
+	heldRate            int           // (f): runs a second
+	heldFor             time.Duration // (f)
+	replicas            int           // (g): of each service
+	settle, watch       time.Duration // (g)
+	bigJobs, bigSlots   int           // (h)
+	arrivals            int           // (h): repositories with one job
+	handler             time.Duration // (h): what a job takes
+}
+
+var sizes = map[string]size{
+	"": {
+		rounds:   3,
+		burnJobs: 200_000, burnSlots: 2_000, articleJobs: 5_000, articleWorkers: []int{1, 8, 32},
+		clients: 256, bulk: 2_000, slots: 1_024, workers: []int{1, 2, 8, 32}, load: 5 * time.Second, articleRuns: 1_500,
+		wakes: 250, riverWakes: 100, rate: 300, rateFor: 10 * time.Second, kills: 10,
+		enqueuers: 32,
+		history:   []int{0, 1_000_000, 10_000_000}, claims: 1_000,
+		heldRate: 1_000, heldFor: 60 * time.Second,
+		replicas: 4, settle: 15 * time.Second, watch: 30 * time.Second,
+		bigJobs: 1_000, bigSlots: 4, arrivals: 10, handler: 10 * time.Millisecond,
+	},
+	"small": {
+		rounds:   1,
+		burnJobs: 300, burnSlots: 100, articleJobs: 50, articleWorkers: []int{2},
+		clients: 8, bulk: 16, slots: 16, workers: []int{1, 2}, load: 100 * time.Millisecond, articleRuns: 20,
+		wakes: 3, riverWakes: 3, rate: 100, rateFor: 200 * time.Millisecond, kills: 1,
+		enqueuers: 4,
+		history:   []int{0, 1_000}, claims: 5,
+		heldRate: 50, heldFor: 300 * time.Millisecond,
+		replicas: 1, settle: 500 * time.Millisecond, watch: time.Second,
+		bigJobs: 40, bigSlots: 4, arrivals: 2, handler: 5 * time.Millisecond,
+	},
+}

@@ -1,0 +1,5 @@
+//go:build !race
+
+package tutorial_test
+
+var race []string
