@@ -11,7 +11,7 @@ RACE          = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 GOLANGCI_LINT = bin/tools/golangci-lint
 GENERATORS    = $(addprefix bin/tools/,buf protoc-gen-go protoc-gen-connect-go protoc-gen-openapi)
 
-.PHONY: help run test browser test-short lint fmt build generate bench bench-micro model tidy clean
+.PHONY: help run test browser test-short lint fmt build generate bench bench-micro chaos model tidy clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ bench: build ## measure the queue beside others; BENCH=a,c picks parts, OUT=<fil
 
 bench-micro: build ## run the queue's micro-benchmarks, in the form that benchstat compares; COUNT=<n> times each
 	@bin/withpg -durable -- go test -run '^$$' -bench . -benchmem -count $(or $(COUNT),1) $(ROOT)/pkg/jobs/...
+
+chaos: build ## kill, stop and cut off everything under load for CHAOS_SECONDS (120), and audit it; SEED=<n> repeats a run
+	@go build -o bin/ $(ROOT)/test/chaos && LOCKSTEP_BIN=$(CURDIR)/bin exec bin/chaos
 
 model: ## check the model of the queue (needs spin)
 	@docs/model/run

@@ -75,7 +75,9 @@ func troubleOf(err error) trouble {
 	}
 	var answer *pgconn.PgError
 	if errors.As(err, &answer) {
-		return troubleOfCode(answer.Code)
+		if what := troubleOfCode(answer.Code); what != unexpected {
+			return what
+		}
 	}
 	var connect *pgconn.ConnectError
 	var network net.Error

@@ -76,3 +76,14 @@ func (o *outages) worked(doing string) {
 		o.log.Info("the database is back", zap.Duration("after", time.Since(o.since)), zap.Int("failed_tries", o.tries))
 	}
 }
+
+// Note tells the operator how it went to do something with the database, in few lines however often it is called: a warning
+// for each kind of trouble, again each minute while it lasts, and one line when everything noted works again. doing is a few
+// words, the same ones each time; next says what happens while it fails. A nil err means that it worked.
+func (db *DB) Note(doing, next string, err error) {
+	if err != nil {
+		db.outages.failed(doing, next, err)
+	} else {
+		db.outages.worked(doing)
+	}
+}

@@ -119,12 +119,8 @@ func (r *reaper) look(ctx context.Context) time.Duration {
 
 // went notes how something went, and reports whether it went well.
 func (r *reaper) went(doing string, err error) bool {
-	if err == nil {
-		r.db.outages.worked(doing)
-		return true
-	}
-	r.db.outages.failed(doing, "nobody is taken for dead meanwhile; watching anew", err)
-	return false
+	r.db.Note(doing, "nobody is taken for dead meanwhile; watching anew", err)
+	return err == nil
 }
 
 func (r *reaper) survey(ctx context.Context) (workers []living, claims []lost, waiting []blocked, err error) {

@@ -275,7 +275,9 @@ func TestBeatsGoOnWhenThePoolIsExhausted(t *testing.T) {
 	db.Await(t, soon, "SELECT beat_at > $1::timestamptz + interval '1 second' FROM ci_workers WHERE dead_at IS NULL", began)
 	cancel()
 	for range slow {
-		receive(t, ended, "the end of a slow statement")
+		if err := receive(t, ended, "the end of a slow statement"); err == nil {
+			t.Error("a slow statement ended by itself")
+		}
 	}
 }
 
@@ -303,7 +305,12 @@ func TestAReadOnlyWindowIsWaitedOut(t *testing.T) {
 	go func() {
 		reaping <- reaper.Reap(ctx, jobs.Reaping{Every: 100 * time.Millisecond, UnownedAfter: time.Hour, MaxFailures: 3})
 	}()
-	t.Cleanup(func() { cancel(); <-reaping })
+	t.Cleanup(func() {
+		cancel()
+		if err := <-reaping; err != nil {
+			t.Errorf("reap: %v", err)
+		}
+	})
 
 	name := jobstest.Value[string](t, db, "SELECT current_database()")
 	began := time.Now()

@@ -7,11 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 
-	"github.com/jackc/pgx/v5/pgconn"
 	"go.uber.org/zap"
 
 	"github.com/lockstep-ci/lockstep/pkg/jobs"
@@ -72,30 +69,10 @@ func Of(err error) *Problem {
 		return New(http.StatusConflict, "run_ended", "the run has ended; a final state is never left")
 	case errors.Is(err, jobs.ErrKeyReused):
 		return In(KeyHeader, http.StatusUnprocessableEntity, "idempotency_key_reused", "this key was used for another request; use a new one")
-	case databaseAway(err):
+	case jobs.Unavailable(err):
 		return New(http.StatusServiceUnavailable, "database_unavailable", "the database does not answer; try again")
 	}
 	return New(http.StatusInternalServerError, "internal", "something went wrong here; the log of api-gateway says what")
-}
-
-// databaseAway reports whether an error comes from a PostgreSQL that is gone, starting, stopping or overloaded: the same
-// request may succeed later.
-func databaseAway(err error) bool {
-	var connect *pgconn.ConnectError
-	if errors.As(err, &connect) { // whatever the reason
-		return true
-	}
-	var answer *pgconn.PgError
-	if errors.As(err, &answer) {
-		switch answer.Code[:2] { // classes of PostgreSQL's appendix A
-		case "08", "40", "53", "57": // connection, rolled back, out of resources, operator (shutdown, timeout)
-			return true
-		}
-		return false
-	}
-	var network net.Error
-	return errors.As(err, &network) || pgconn.SafeToRetry(err) || pgconn.Timeout(err) ||
-		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // Write answers with the problem that err means, and logs it when it is not the client's.

@@ -76,9 +76,7 @@ func (n *Notifier) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		if free := n.Concurrency - int(busy.Load()); free > 0 {
 			reports, err := n.claim(life, free)
-			if err != nil && ctx.Err() == nil {
-				n.log.Warn("could not claim reports", zap.Error(err))
-			}
+			n.db.Note("claim reports", "GitHub is told later", err)
 			for _, r := range reports {
 				busy.Add(1)
 				calls.Go(func() {
@@ -95,7 +93,7 @@ func (n *Notifier) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 		case <-look:
-		case <-time.After(jitter(n.Poll)):
+		case <-time.After(n.Poll - rand.N(n.Poll/10+1)): // a fleet does not look in step
 		}
 	}
 
@@ -128,7 +126,7 @@ func (n *Notifier) handle(ctx, life context.Context, r report) {
 	if ctx.Err() == nil {
 		v = n.tell(life, r)
 	}
-	ours, err := n.settle(life, r, v, log)
+	ours, err := n.settle(life, r, v)
 	switch {
 	case err != nil:
 		log.Error("could not write down how it went; it will be told again", zap.String("outcome", v.outcome), zap.Error(err))

@@ -10,7 +10,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
-	"go.uber.org/zap"
 )
 
 var (
@@ -62,7 +61,7 @@ func (n *Notifier) claim(ctx context.Context, free int) ([]report, error) {
 
 // settle ends a claim. ours is false when it was somebody else's by then: nothing was changed. While the database is away
 // it tries for as long as the claim may be ours.
-func (n *Notifier) settle(life context.Context, r report, v verdict, log *zap.Logger) (ours bool, err error) {
+func (n *Notifier) settle(life context.Context, r report, v verdict) (ours bool, err error) {
 	ctx, cancel := context.WithDeadline(life, r.claimedAt.Add(held))
 	defer cancel()
 	args := pgx.NamedArgs{
@@ -72,13 +71,14 @@ func (n *Notifier) settle(life context.Context, r report, v verdict, log *zap.Lo
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		tag, err := n.db.Pool().Exec(ctx, settleSQL, args)
 		if err == nil {
+			n.db.Note("settle reports", "", nil)
 			return tag.RowsAffected() == 1, nil
 		}
 		err = fmt.Errorf("settle report %d version %d: %w", r.ID, r.Version, err)
 		if ctx.Err() != nil {
 			return false, err
 		}
-		log.Warn("could not write down how it went, trying again", zap.Error(err))
+		n.db.Note("settle reports", "what GitHub was told is kept and written again, for a minute", err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(jitter(wait)):
