@@ -2,7 +2,6 @@ package jobs
 
 import (
 	"context"
-	"strings"
 
 	"github.com/jackc/pgx/v5/pgtype"
 	"go.uber.org/zap"
@@ -18,14 +17,7 @@ type Hand struct {
 
 // NewHand makes a worker that is not registered yet.
 func NewHand(db *DB, stage Stage) *Hand {
-	return &Hand{
-		Told: map[pgtype.UUID]error{},
-		w: &worker{
-			db: db, stage: stage, log: zap.NewNop(), name: stage.Name, finisher: newFinisher(db),
-			claimSQL: strings.NewReplacer("{{takes}}", string(stage.Takes), "{{holds}}", string(stage.Holds)).Replace(query("claim")),
-			held:     map[pgtype.UUID]*claim{}, look: make(chan struct{}, 1), beatNow: make(chan struct{}, 1),
-		},
-	}
+	return &Hand{Told: map[pgtype.UUID]error{}, w: newWorker(db, stage)}
 }
 
 // ID of the worker's row; 0 before its first beat.
@@ -61,9 +53,9 @@ func (h *Hand) Leave(context.Context) { h.w.drain(context.Background()) }
 
 // Finish ends claims in one batch and tells which of them were lost.
 func (h *Hand) Finish(ctx context.Context, jobs []*Job, results []Result) (lost map[pgtype.UUID]bool, err error) {
-	batch := make([]finishing, len(jobs))
+	batch := make([]*finishing, len(jobs))
 	for i := range jobs {
-		batch[i] = finishing{job: jobs[i], result: results[i]}
+		batch[i] = &finishing{job: jobs[i], result: results[i]}
 	}
 	return h.w.db.finishAll(ctx, batch)
 }

@@ -86,21 +86,10 @@ func (db *DB) Work(ctx context.Context, stage Stage) error {
 	if stage.RetryAfter == 0 {
 		stage.RetryAfter = defaultRetryAfter
 	}
-	host, err := os.Hostname()
-	if err != nil {
-		host = "unknown"
-	}
 	// Jobs go on after ctx ends, for the grace period.
 	life, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer end(nil)
-	w := &worker{
-		db: db, stage: stage, log: db.log.With(zap.String("stage", stage.Name)),
-		name:     fmt.Sprintf("%s:%d", host, os.Getpid()),
-		claimSQL: strings.NewReplacer("{{takes}}", string(stage.Takes), "{{holds}}", string(stage.Holds)).Replace(query("claim")),
-		held:     map[pgtype.UUID]*claim{},
-		look:     make(chan struct{}, 1), freed: make(chan struct{}, 1), beatNow: make(chan struct{}, 1),
-		finishes: newBatcher(maxFinish, db.flushFinishes),
-	}
+	w := newWorker(db, stage)
 	stopListening := db.Listen(w.hear)
 	defer stopListening()
 
@@ -132,6 +121,21 @@ type worker struct {
 	held     map[pgtype.UUID]*claim
 	suspects map[pgtype.UUID]time.Time // claims of ours that nobody here knows, and since when beats have told of them
 	lastBeat time.Time                 // start of the last beat that succeeded
+}
+
+func newWorker(db *DB, stage Stage) *worker {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return &worker{
+		db: db, stage: stage, log: db.log.With(zap.String("stage", stage.Name)),
+		name:     fmt.Sprintf("%s:%d", host, os.Getpid()),
+		claimSQL: strings.NewReplacer("{{takes}}", string(stage.Takes), "{{holds}}", string(stage.Holds)).Replace(query("claim")),
+		finishes: newBatcher(maxFinish, db.flushFinishes),
+		held:     map[pgtype.UUID]*claim{},
+		look:     make(chan struct{}, 1), freed: make(chan struct{}, 1), beatNow: make(chan struct{}, 1),
+	}
 }
 
 // claim is a job in our hands.
