@@ -105,6 +105,7 @@ $$
 DECLARE
     v_limited text[];
     v_group   record;
+    v_turn    double precision;
 BEGIN
     SELECT array_agg(repository) INTO v_limited
     FROM  (SELECT p.repository FROM ci_repositories p
@@ -128,7 +129,8 @@ BEGIN
         ), ready AS (
             SELECT *, row_number() OVER (PARTITION BY repository ORDER BY priority DESC, id) AS place FROM waiting
         )
-        SELECT repository, admit_to, priority, array_agg(ready.id ORDER BY ready.id) AS ids, count(*)::integer AS n
+        SELECT repository, admit_to, priority, coalesce(1 / max(weight), 1) AS step,
+               array_agg(ready.id ORDER BY ready.id) AS ids, count(*)::integer AS n
         FROM   ready LEFT JOIN ci_repositories USING (repository)
         WHERE  max_running IS NULL OR admit_to = 'new' -- reading a commit is not running it
         OR     place <= max_running - (
@@ -138,11 +140,11 @@ BEGIN
         GROUP  BY repository, admit_to, priority
         ORDER  BY repository, admit_to, priority
     LOOP
+        -- In a statement of its own: within the UPDATE below a plan may take the turns once for each row.
+        v_turn := ci_take_turns(v_group.repository, v_group.admit_to, v_group.priority, v_group.n);
         UPDATE ci_jobs j
-        SET    status = j.admit_to, not_before = NULL, reason = '', turn = t.first + (o.place - 1) * t.step
-        FROM  (SELECT ci_take_turns(v_group.repository, v_group.admit_to, v_group.priority, v_group.n) AS first,
-                      coalesce((SELECT 1 / weight FROM ci_repositories p WHERE p.repository = v_group.repository), 1) AS step) AS t,
-               unnest(v_group.ids) WITH ORDINALITY AS o (id, place)
+        SET    status = j.admit_to, not_before = NULL, reason = '', turn = v_turn + (o.place - 1) * v_group.step
+        FROM   unnest(v_group.ids) WITH ORDINALITY AS o (id, place)
         WHERE  j.id = o.id AND j.status = 'blocked';
     END LOOP;
 END

@@ -33,6 +33,8 @@ type History struct {
 	Requests  []Request
 	Calls     []Call
 	Logs      map[int64][]byte // by job: the log of its last attempt as the API served it in the end
+	Reads     []Read
+	Ready     []Ready
 	Processes []Process
 	Faults    []Fault
 }
@@ -65,6 +67,20 @@ type Answer struct {
 	Code int
 	Run  int64 // 0: refused
 	Text string
+}
+
+// Read is a log as a client saw it on the way, and as the API served the same attempt's in the end.
+type Read struct {
+	At          time.Time
+	Job         int64
+	Attempt     int
+	Seen, Final []byte
+}
+
+// Ready is one moment at which a gateway said that it is ready.
+type Ready struct {
+	At    time.Time
+	Place string // where it runs: its processes' logins begin with that
 }
 
 // Call is one status that GitHub took, in the order in which it took them; what it refused is not here.

@@ -62,6 +62,13 @@ func (r *Report) auditLogs() {
 			r.found(LogLost, w.At, r.trail.runOf[w.Job], w.Job, "attempt %d: chunk %d was stored as %s and is now %q", w.Attempt, w.Number, w.Digest, digest)
 		}
 	}
+	for _, read := range r.history.Reads {
+		if !bytes.HasPrefix(read.Final, read.Seen) {
+			r.found(LogLost, read.At, r.trail.runOf[read.Job], read.Job, "attempt %d: a client was shown %d bytes, and of those the log begins with %d",
+				read.Attempt, len(read.Seen), difference(read.Final, read.Seen))
+		}
+	}
+	r.count("logs read while they were written", len(r.history.Reads))
 	repositories := map[int64]string{}
 	for _, one := range r.trail.runs {
 		repositories[one.ID] = one.Repository

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -48,7 +49,8 @@ func (r *Report) auditProcesses() {
 }
 
 // measure finds out how long it took after faults: until a job of a process that was hit was in somebody's hands again, or
-// ended; and, after a fault of database or network, until any job moved again.
+// ended, or a gateway that was hit is ready; and, after a fault of database or network, until any job moved again and any
+// gateway is ready.
 func (r *Report) measure() {
 	claims := r.trail.claims()
 	byJob := map[int64][]move{}
@@ -56,13 +58,23 @@ func (r *Report) measure() {
 		byJob[m.After.ID] = append(byJob[m.After.ID], m)
 	}
 	times := map[string][]time.Duration{}
+	took := func(what string, d time.Duration) { times[what] = append(times[what], d) }
 	for _, f := range r.history.Faults {
-		if f.Login == "" {
-			if i := slices.IndexFunc(r.trail.moves, func(m move) bool { return m.At.After(f.Ended) }); f.Database && i >= 0 {
-				what := f.Kind + " is over → any job moves"
-				times[what] = append(times[what], r.trail.moves[i].At.Sub(f.Ended))
+		if f.Database {
+			if i := slices.IndexFunc(r.trail.moves, func(m move) bool { return m.At.After(f.Ended) }); i >= 0 {
+				took(f.Kind+" is over → any job moves", r.trail.moves[i].At.Sub(f.Ended))
 			}
+			if i := slices.IndexFunc(r.history.Ready, func(one Ready) bool { return one.At.After(f.Ended) }); i >= 0 {
+				took(f.Kind+" is over → a gateway is ready", r.history.Ready[i].At.Sub(f.Ended))
+			}
+		}
+		if f.Login == "" {
 			continue
+		}
+		if i := slices.IndexFunc(r.history.Ready, func(one Ready) bool {
+			return one.At.After(f.Began) && strings.HasPrefix(f.Login, one.Place+"_")
+		}); i >= 0 {
+			took(f.Kind+" → that gateway is ready", r.history.Ready[i].At.Sub(f.Began))
 		}
 		for _, c := range claims {
 			if c.login != f.Login || c.at.After(f.Began) || len(c.ends) == 0 || c.ends[0].At.Before(f.Began) {
@@ -70,8 +82,7 @@ func (r *Report) measure() {
 			}
 			for _, m := range byJob[c.job] {
 				if m.At.After(f.Began) && (held(m.After.Status) || final(m.After.Status)) {
-					what := f.Kind + " → its job is held again, or has ended"
-					times[what] = append(times[what], m.At.Sub(f.Began))
+					took(f.Kind+" → its job is held again, or has ended", m.At.Sub(f.Began))
 					break
 				}
 			}

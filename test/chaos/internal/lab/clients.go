@@ -37,7 +37,68 @@ func (s *System) load(ctx, patience context.Context) *sync.WaitGroup {
 			}
 		})
 	}
+	all.Go(func() { s.watch(ctx, rand.New(rand.NewPCG(s.options.Seed, 99))) })
+	for _, p := range s.gateways() {
+		all.Go(func() { s.probe(ctx, p) })
+	}
 	return &all
+}
+
+// reading is what a log was read of.
+type reading struct {
+	job     int64
+	attempt int
+}
+
+// watch reads the logs of jobs as they are written: what a client was shown once must stay.
+func (s *System) watch(ctx context.Context, random *rand.Rand) {
+	for pause(ctx, 150*time.Millisecond) {
+		s.mu.Lock()
+		latest := s.requests[max(0, len(s.requests)-8):] // the others have ended
+		var run int64
+		if len(latest) > 0 {
+			if answers := latest[random.IntN(len(latest))].Answers; len(answers) > 0 {
+				run = answers[len(answers)-1].Run
+			}
+		}
+		s.mu.Unlock()
+		var state struct {
+			Jobs []struct {
+				ID      int64 `json:"id,string"`
+				Attempt int   `json:"attempt"`
+			} `json:"jobs"`
+		}
+		code, text, err := s.call(ctx, http.MethodGet, s.anyGateway(random), fmt.Sprintf("/api/v1/runs/%d", run), nil, nil)
+		if err != nil || code != http.StatusOK || json.Unmarshal(text, &state) != nil {
+			continue
+		}
+		for _, j := range state.Jobs {
+			if j.Attempt == 0 {
+				continue
+			}
+			at := time.Now()
+			if code, text, err := s.call(ctx, http.MethodGet, s.anyGateway(random), logPath(j.ID, j.Attempt), nil, nil); err == nil && code == http.StatusOK {
+				s.mu.Lock()
+				s.reads[reading{j.ID, j.Attempt}] = &audit.Read{At: at, Job: j.ID, Attempt: j.Attempt, Seen: text}
+				s.mu.Unlock()
+			}
+		}
+	}
+}
+
+func logPath(job int64, attempt int) string {
+	return fmt.Sprintf("/api/v1/jobs/%d/log?attempt=%d", job, attempt)
+}
+
+// probe notes when a gateway is ready.
+func (s *System) probe(ctx context.Context, p *place) {
+	for pause(ctx, 100*time.Millisecond) {
+		if code, _, err := s.call(ctx, http.MethodGet, p, "/readyz", nil, nil); err == nil && code == http.StatusOK {
+			s.mu.Lock()
+			s.ready = append(s.ready, audit.Ready{At: time.Now(), Place: p.name})
+			s.mu.Unlock()
+		}
+	}
 }
 
 // ask is one request, and what follows of it.
@@ -187,6 +248,13 @@ func (s *System) readLogs(ctx context.Context) error {
 			return fmt.Errorf("read the log of job %d: %d %w", id, code, err)
 		}
 		s.logs[id] = text
+	}
+	for at, read := range s.reads {
+		code, text, err := s.call(ctx, http.MethodGet, gateways[0], logPath(at.job, at.attempt), nil, nil)
+		if err != nil || code != http.StatusOK {
+			return fmt.Errorf("read the log of job %d attempt %d: %d %w", at.job, at.attempt, code, err)
+		}
+		read.Final = text
 	}
 	return nil
 }

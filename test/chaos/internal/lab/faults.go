@@ -76,19 +76,19 @@ func (s *System) victim(random *rand.Rand) *place {
 	return nil
 }
 
-// again starts a place's next process. It is done after ctx too: all is mended in the end.
-func (s *System) again(ctx context.Context, p *place) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
+// again starts a place's next process, also when the faults are over: all is mended in the end.
+func (s *System) again(p *place) {
+	ctx, cancel := context.WithTimeout(s.life, time.Minute)
 	defer cancel()
 	if err := s.start(ctx, p); err != nil {
 		s.broke(err)
 	}
 }
 
-func (s *System) killProcess(ctx context.Context, _ *rand.Rand, p *place) {
+func (s *System) killProcess(_ context.Context, _ *rand.Rand, p *place) {
 	fault := audit.Fault{Kind: "SIGKILL", Login: p.process.told().Login, Began: time.Now()}
 	p.process.kill()
-	s.again(ctx, p)
+	s.again(p)
 	s.harm(fault)
 }
 
@@ -103,12 +103,12 @@ func (s *System) freezeProcess(ctx context.Context, _ *rand.Rand, p *place) {
 	s.harm(fault)
 }
 
-func (s *System) endProcess(ctx context.Context, _ *rand.Rand, p *place) {
+func (s *System) endProcess(_ context.Context, _ *rand.Rand, p *place) {
 	fault := audit.Fault{Kind: "SIGTERM", Login: p.process.told().Login, Began: time.Now()}
 	if err := p.process.end(); err != nil {
 		s.broke(err)
 	}
-	s.again(ctx, p)
+	s.again(p)
 	s.harm(fault)
 }
 
@@ -252,7 +252,7 @@ func (s *System) longTransaction(ctx context.Context, random *rand.Rand) {
 // readOnly is what a service meets while a standby is not promoted yet.
 func (s *System) readOnly(ctx context.Context, random *rand.Rand) {
 	fault := audit.Fault{Kind: "database read-only", Began: time.Now(), Database: true}
-	mending, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	mending, cancel := context.WithTimeout(s.life, time.Minute)
 	defer cancel()
 	if err := s.server.exec(mending, "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()"); err != nil {
 		s.broke(err)

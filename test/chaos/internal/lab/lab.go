@@ -52,13 +52,17 @@ type System struct {
 	github       *github
 	repositories []repository
 	places       []*place
-	background   sync.WaitGroup // what torment began and does not wait for before it goes on
+	background   sync.WaitGroup  // what torment began and does not wait for before it goes on
+	life         context.Context // of Torture: until it ends, what was done is mended
+	giveUp       context.CancelFunc
 
 	mu        sync.Mutex
 	processes []*process
 	faults    []audit.Fault
 	requests  []*audit.Request
 	logs      map[int64][]byte
+	reads     map[reading]*audit.Read
+	ready     []audit.Ready
 	broken    []error // what the harness itself could not do
 }
 
@@ -75,7 +79,7 @@ type place struct {
 
 // New makes everything but the processes. Close ends it.
 func New(ctx context.Context, o Options) (_ *System, err error) {
-	s := &System{options: o, logs: map[int64][]byte{}}
+	s := &System{options: o, logs: map[int64][]byte{}, reads: map[reading]*audit.Read{}}
 	if s.dir, err = os.MkdirTemp("", "lockstep-chaos-"); err != nil {
 		return nil, fmt.Errorf("make folder: %w", err)
 	}
@@ -128,12 +132,12 @@ func (s *System) Start(ctx context.Context, replicas map[string]int) error {
 			}
 		}
 	}
-	return s.ready(ctx, 30*time.Second)
+	return s.allReady(ctx, 30*time.Second)
 }
 
 // add starts one more replica of a service.
 func (s *System) add(ctx context.Context, service string, environment ...string) (*place, error) {
-	p := &place{service: service, name: service + "_" + strconv.Itoa(len(s.places))}
+	p := &place{service: service, name: strings.ReplaceAll(service, "-", "_") + "_" + strconv.Itoa(len(s.places))}
 	var err error
 	if p.proxy, err = s.network.add(service, s.server.address()); err != nil {
 		return nil, err
@@ -150,7 +154,7 @@ func (s *System) add(ctx context.Context, service string, environment ...string)
 // start starts the place's next process, under a login of its own.
 func (s *System) start(ctx context.Context, p *place, environment ...string) error {
 	p.started++
-	login := fmt.Sprintf("%s_%d", strings.ReplaceAll(p.name, "-", "_"), p.started)
+	login := fmt.Sprintf("%s_%d", p.name, p.started)
 	role := migrations.RoleName(p.service)
 	err := s.server.exec(ctx, // the server may be away between any two, and the name may be there already
 		fmt.Sprintf(`DO $$ BEGIN IF to_regrole('%[1]s') IS NULL THEN CREATE ROLE %[1]s LOGIN; CREATE ROLE %[1]s_listens LOGIN; END IF; END $$`, login),
@@ -215,8 +219,8 @@ func (s *System) gateways() (gateways []*place) {
 	return gateways
 }
 
-// ready waits until each gateway answers that it is.
-func (s *System) ready(ctx context.Context, limit time.Duration) error {
+// allReady waits until each gateway answers that it is.
+func (s *System) allReady(ctx context.Context, limit time.Duration) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, errors.New("the gateways are not ready within "+limit.String()))
 	defer cancel()
 	for _, p := range s.gateways() {
@@ -243,18 +247,34 @@ func (s *System) harm(fault audit.Fault) {
 	s.options.Say("%s %s (%s)", fault.Kind, fault.Login, fault.Ended.Sub(fault.Began).Round(time.Millisecond))
 }
 
-// broke notes what the harness could not do: then it proves nothing.
+// broke notes what the harness could not do, and ends Torture: it proves nothing any more.
 func (s *System) broke(err error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.broken = append(s.broken, err)
+	s.mu.Unlock()
+	s.giveUp()
+}
+
+// sound says what the harness could not do.
+func (s *System) sound() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := errors.Join(s.broken...); err != nil {
+		return fmt.Errorf("chaos itself went wrong: %w", err)
+	}
+	return nil
 }
 
 // Audit judges what has happened so far.
 func (s *System) Audit(ctx context.Context) (*audit.Report, error) {
+	if err := s.sound(); err != nil {
+		return nil, err
+	}
 	s.mu.Lock()
-	broken := errors.Join(s.broken...)
-	history := audit.History{Plans: map[string]audit.Plan{}, Calls: s.github.recorded(), Logs: s.logs, Faults: s.faults}
+	history := audit.History{Plans: map[string]audit.Plan{}, Calls: s.github.recorded(), Logs: s.logs, Faults: s.faults, Ready: s.ready}
+	for _, one := range s.reads {
+		history.Reads = append(history.Reads, *one)
+	}
 	for _, r := range s.requests {
 		history.Requests = append(history.Requests, *r)
 	}
@@ -262,9 +282,6 @@ func (s *System) Audit(ctx context.Context) (*audit.Report, error) {
 		history.Processes = append(history.Processes, p.told())
 	}
 	s.mu.Unlock()
-	if broken != nil {
-		return nil, fmt.Errorf("chaos itself went wrong: %w", broken)
-	}
 	for _, r := range s.repositories {
 		history.Plans[r.url()] = r.plan
 	}

@@ -142,7 +142,8 @@ func (s *server) await(ctx context.Context, limit time.Duration, what, sql strin
 // stop is a fast shutdown.
 func (s *server) stop() { s.running.Stop() }
 
-// kill is kill -9 of the whole server: the postmaster first, so that it can tell its children nothing.
+// kill is kill -9 of the whole server. Each child is killed by itself: one that waits for a lock of a killed one would
+// wait for ever, and hold the data.
 func (s *server) kill() error {
 	content, err := os.ReadFile(filepath.Join(s.dir, "data", "postmaster.pid"))
 	if err != nil {
@@ -153,8 +154,10 @@ func (s *server) kill() error {
 	if err != nil {
 		return fmt.Errorf("kill PostgreSQL: %w", err)
 	}
-	children := childrenOf(pid)
-	for _, one := range append([]int{pid}, children...) {
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil { // from here on it has no more children
+		return fmt.Errorf("kill PostgreSQL: %w", err)
+	}
+	for _, one := range append([]int{pid}, childrenOf(pid)...) {
 		_ = syscall.Kill(one, syscall.SIGKILL) // it may have gone
 	}
 	select {

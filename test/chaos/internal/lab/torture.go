@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -25,27 +26,34 @@ const (
 // Torture lets clients ask for runs and does everything to the system for so long. Then all is mended, every worker is
 // replaced as by a rollout, still under load, and what was accepted gets a minute to end.
 func (s *System) Torture(ctx context.Context, d time.Duration) error {
+	ctx, s.giveUp = context.WithCancel(ctx)
+	defer s.giveUp()
+	s.life = ctx
 	loading, stopLoad := context.WithCancel(ctx)
-	defer stopLoad()
-	patience, giveUp := context.WithCancel(ctx)
-	defer giveUp()
+	patience, losePatience := context.WithCancel(ctx)
 	load := s.load(loading, patience)
+	defer load.Wait()
+	defer losePatience()
+	defer stopLoad()
 
 	tormenting, cancel := context.WithTimeout(ctx, d)
 	s.torment(tormenting)
 	cancel()
+	if err := errors.Join(s.sound(), ctx.Err()); err != nil {
+		return err
+	}
 	s.options.Say("the faults are over")
 	if !pause(ctx, calm) {
 		return ctx.Err()
 	}
-	if err := s.ready(ctx, settled); err != nil {
+	if err := s.allReady(ctx, settled); err != nil {
 		return err
 	}
 	if err := s.rollout(ctx); err != nil {
 		return err
 	}
 	stopLoad()
-	limit := time.AfterFunc(settled, giveUp)
+	limit := time.AfterFunc(settled, losePatience)
 	load.Wait()
 	limit.Stop()
 	s.options.Say("the load is over")
@@ -94,7 +102,7 @@ func (s *System) rollout(ctx context.Context) error {
 		return fmt.Errorf("hurry the reports: %w", err)
 	}
 	for _, p := range notifiers {
-		s.again(ctx, p)
+		s.again(p)
 	}
 	return nil
 }
