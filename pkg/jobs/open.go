@@ -78,6 +78,7 @@ func Open(ctx context.Context, url string, options Options) (*DB, error) {
 	signConfig.MinConns, signConfig.MaxConns = 0, 2
 	signConfig.ConnConfig.RuntimeParams["synchronous_commit"] = "off"
 	signConfig.ShouldPing = nobodyPings
+	signConfig.ConnConfig.RuntimeParams["lock_timeout"] = "4s" // less than the deadline of a beat
 	listenConfig, err := poolConfig(options.ListenURL, options.App)
 	if err != nil {
 		return nil, fmt.Errorf("LISTEN_DATABASE_URL: %w", err)
