@@ -69,7 +69,7 @@ func routes(db *jobs.DB, runs *runs.Service, hub *watch.Hub, options Options, lo
 	type serve = func(http.ResponseWriter, *http.Request) error
 	plain := func(s serve) http.Handler { return problem.Handler(log, s) }
 	quick := func(s serve) http.Handler { return within(plain(s)) }
-	stream := func(s serve) http.Handler { return patient.Handler(log, plain(s)) }
+	stream := func(s serve) http.Handler { return patient.Handler(plain(s)) }
 
 	mux.Handle("POST /api/v1/runs", quick(json.CreateRun))
 	mux.Handle("GET /api/v1/runs", quick(json.ListRuns))
@@ -85,7 +85,7 @@ func routes(db *jobs.DB, runs *runs.Service, hub *watch.Hub, options Options, lo
 	mux.Handle("GET /api/v1/openapi.json", quick(openapi.Serve))
 	for _, p := range rpc.Procedures(calls, log) {
 		if p.Streams {
-			mux.Handle(p.Path, patient.Handler(log, p.Handler))
+			mux.Handle(p.Path, patient.Handler(p.Handler))
 		} else {
 			mux.Handle(p.Path, within(p.Handler))
 		}

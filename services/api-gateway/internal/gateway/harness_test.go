@@ -113,7 +113,9 @@ func (s *server) send(method, path, body string, headers ...string) answer {
 	if err != nil {
 		s.t.Fatalf("%s %s: read answer: %v", method, path, err)
 	}
-	return answer{response.StatusCode, response.Header, string(text)}
+	a := answer{response.StatusCode, response.Header, string(text)}
+	mustBeDescribed(s.t, method, path, a)
+	return a
 }
 
 func (s *server) open(ctx context.Context, method, path, body string, headers ...string) *http.Response {

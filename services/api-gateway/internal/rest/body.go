@@ -10,9 +10,10 @@ import (
 	"net/http"
 	"unicode/utf8"
 
-	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/patient"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/problem"
 )
+
+const maxBody = 64 << 10 // bytes of a request
 
 // readObject reads a JSON object of strings into fields. A name is taken as it is spelled and once: encoding/json would
 // also take REPOSITORY for repository, and the last of two. null is the same as absent.
@@ -21,7 +22,7 @@ func readObject(w http.ResponseWriter, r *http.Request, fields map[string]*strin
 	if err != nil || kind != "application/json" {
 		return problem.In("Content-Type", http.StatusUnsupportedMediaType, "unsupported_media_type", "send application/json")
 	}
-	text, err := patient.ReadBody(w, r)
+	text, err := readBody(w, r)
 	if err != nil {
 		return err
 	}
@@ -70,6 +71,18 @@ func readNothing(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	return readObject(w, r, nil)
+}
+
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return nil, err
+	case err != nil:
+		return nil, problem.New(http.StatusBadRequest, "incomplete_body", "the body did not arrive")
+	}
+	return body, nil
 }
 
 func malformed(err error) error {
