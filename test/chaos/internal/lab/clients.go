@@ -33,7 +33,7 @@ func (s *System) load(ctx, patience context.Context) *sync.WaitGroup {
 		all.Go(func() {
 			for i := 0; ctx.Err() == nil; i++ {
 				s.ask(patience, random, fmt.Sprintf("chaos-%d-%d-%d", s.options.Seed, n, i))
-				pause(ctx, between(random.Float64(), 500*time.Millisecond, 1300*time.Millisecond))
+				pause(ctx, between(random.Float64(), 700*time.Millisecond, 1700*time.Millisecond))
 			}
 		})
 	}
