@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // What is measured at this size means nothing; that every part still runs to its end does.
@@ -104,5 +105,29 @@ func TestNumberShowsThreeDigits(t *testing.T) {
 		if got := number(value); got != want {
 			t.Errorf("number(%g) = %q, want %q", value, got, want)
 		}
+	}
+}
+
+func TestClaimedBeforeCountsClaimsThatCouldKnow(t *testing.T) {
+	second := func(n int) time.Time { return time.Unix(int64(n), 0) }
+	claim := func(at, took, rows int) statement {
+		return statement{at: second(at), took: time.Duration(took) * time.Second, rows: rows}
+	}
+	a := arrival{acknowledged: second(10), started: second(20)}
+	for _, test := range []struct {
+		name   string
+		claims []statement
+		want   int
+	}{
+		{"none", nil, 0},
+		{"taken by a claim that was on its way", []statement{claim(9, 2, 4), claim(20, 1, 4)}, 0},
+		{"taken by the first claim after it", []statement{claim(9, 1, 4), claim(11, 1, 3), claim(20, 1, 4)}, 0},
+		{"taken by the third", []statement{claim(11, 1, 3), claim(13, 1, 2), claim(15, 1, 4)}, 5},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if got := claimedBefore(test.claims, a); got != test.want {
+				t.Errorf("got %d, want %d", got, test.want)
+			}
+		})
 	}
 }

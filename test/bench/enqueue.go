@@ -81,6 +81,9 @@ func enqueue(ctx context.Context, b *bench, t *table) error {
 
 // acknowledged is the rate at which clients are told that their run is on disk.
 func acknowledged(ctx context.Context, b *bench, one func(ctx context.Context, i int64) error) (figure, error) {
+	if _, err := closedLoop(ctx, b.size.enqueuers, during(b.size.load/5), one); err != nil { // connections open, plans are made
+		return figure{}, err
+	}
 	watch := b.server.start()
 	accepted, err := closedLoop(ctx, b.size.enqueuers, during(b.size.load), one)
 	return watch.per(max(1, accepted)), err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/lockstep-ci/lockstep/pkg/jobs"
@@ -86,9 +85,9 @@ func claims(ctx context.Context, d *database, n int) (took []float64, err error)
 		return nil, err
 	}
 	defer tap.close()
-	worker, err := jobs.Open(ctx, tap.through(d.as("initializer")), jobs.Options{App: "initializer"})
+	worker, err := tap.open(ctx, d, "initializer")
 	if err != nil {
-		return nil, fmt.Errorf("open the queue as initializer: %w", err)
+		return nil, err
 	}
 	ended := make(chan struct{}, 1)
 	c, working := newCrew(ctx)
@@ -112,10 +111,8 @@ func claims(ctx context.Context, d *database, n int) (took []float64, err error)
 			return nil, errors.New("a job did not start within 20s")
 		}
 	}
-	for _, s := range tap.seen() {
-		if s.rows == 1 && strings.Contains(s.sql, "UPDATE ci_jobs") && strings.Contains(s.sql, "SKIP LOCKED") {
-			took = append(took, float64(s.took.Microseconds())/1000)
-		}
+	for _, claim := range tap.claims() {
+		took = append(took, float64(claim.took.Microseconds())/1000)
 	}
 	if len(took) < n {
 		return nil, fmt.Errorf("saw %d claims of %d", len(took), n)

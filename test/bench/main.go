@@ -5,7 +5,8 @@
 //
 // docs/performance.md says what each part does and does not do. TEST_DATABASE_URL names the server, as a superuser;
 // withpg sets it. LOCKSTEP_BIN is the folder of the services' binaries, for the part that starts them (bin, or else
-// ../../bin). SCALE=small is a size at which nothing is measured, for the test. -o writes the figures into a file as well.
+// ../../bin). SCALE=quick is about a tenth, once, for whoever is making something faster; at SCALE=small everything runs and
+// nothing is measured, for the test. -o writes the figures into a file as well.
 package main
 
 import (

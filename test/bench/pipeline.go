@@ -86,26 +86,33 @@ func drive(ctx context.Context, b *bench, d *database, s shape) (f figure, err e
 		return f, err
 	}
 	defer gateway.Close()
-	if err := d.exec(ctx, "CHECKPOINT"); err != nil {
+	var next atomic.Int64
+	enqueue := func(ctx context.Context, _ int64) error {
+		_, err := gateway.Enqueue(ctx, newRun(next.Add(1)))
+		return err
+	}
+	// Connections open and plans are made while nobody measures.
+	warm, err := closedLoop(ctx, s.clients, during(b.size.load/5), enqueue)
+	if err == nil {
+		err = errors.Join(finished(ctx, d, &handled, warm), d.exec(ctx, "CHECKPOINT"))
+	}
+	if err != nil {
 		return f, err
 	}
 	watch := b.server.start()
-	accepted, err := closedLoop(ctx, s.clients, during(b.size.load), func(ctx context.Context, i int64) error {
-		_, err := gateway.Enqueue(ctx, newRun(i))
-		return err
-	})
+	accepted, err := closedLoop(ctx, s.clients, during(b.size.load), enqueue)
 	if err == nil {
-		err = finished(ctx, d, &handled, accepted)
+		err = finished(ctx, d, &handled, warm+accepted)
 	}
 	if err != nil {
 		return f, err
 	}
 	f = watch.per(accepted)
 	reports, err := value[int](ctx, d, "SELECT count(*) FROM ci_reports WHERE state = 'success'")
-	if err == nil && reports != accepted {
-		err = fmt.Errorf("%d of %d runs are reported as a success", reports, accepted)
+	if err == nil && reports != warm+accepted {
+		err = fmt.Errorf("%d of %d runs are reported as a success", reports, warm+accepted)
 	}
-	return f, errors.Join(err, check(ctx, d, accepted))
+	return f, errors.Join(err, check(ctx, d, warm+accepted))
 }
 
 // plan answers as the initializer does, with a workflow of one job.

@@ -30,6 +30,7 @@ type size struct {
 	handler             time.Duration // (h): what a job takes
 }
 
+// sizes by SCALE. Only the first one's figures are worth comparing.
 var sizes = map[string]size{
 	"": {
 		rounds:   3,
@@ -40,6 +41,17 @@ var sizes = map[string]size{
 		history:   []int{0, 1_000_000, 10_000_000}, claims: 1_000,
 		heldRate: 1_000, heldFor: 60 * time.Second,
 		replicas: 4, settle: 15 * time.Second, watch: 30 * time.Second,
+		bigJobs: 1_000, bigSlots: 4, arrivals: 10, handler: 10 * time.Millisecond,
+	},
+	"quick": { // a tenth, once
+		rounds:   1,
+		burnJobs: 20_000, burnSlots: 2_000, articleJobs: 500, articleWorkers: []int{1, 8},
+		clients: 256, bulk: 2_000, slots: 1_024, workers: []int{1, 32}, load: 2 * time.Second, articleRuns: 300,
+		wakes: 50, riverWakes: 20, rate: 300, rateFor: 3 * time.Second, kills: 3,
+		enqueuers: 32,
+		history:   []int{0, 100_000}, claims: 200,
+		heldRate: 1_000, heldFor: 6 * time.Second,
+		replicas: 4, settle: 5 * time.Second, watch: 10 * time.Second,
 		bigJobs: 1_000, bigSlots: 4, arrivals: 10, handler: 10 * time.Millisecond,
 	},
 	"small": {

@@ -3,16 +3,20 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/lockstep-ci/lockstep/pkg/jobs"
 )
 
 // tap is a TCP proxy on loopback in front of PostgreSQL that sees what passes: how many statements, and how long each
@@ -31,6 +35,7 @@ type tap struct {
 type statement struct {
 	sql  string
 	rows int           // that it changed or returned
+	at   time.Time     // when it came by
 	took time.Duration // from its arrival here until the server was ready for the next: the commit too
 }
 
@@ -62,6 +67,15 @@ func (t *tap) through(databaseURL string) string {
 	return u.String()
 }
 
+// open opens the queue through the tap.
+func (t *tap) open(ctx context.Context, d *database, service string) (*jobs.DB, error) {
+	db, err := jobs.Open(ctx, t.through(d.as(service)), jobs.Options{App: service})
+	if err != nil {
+		return nil, fmt.Errorf("open the queue as %s: %w", service, err)
+	}
+	return db, nil
+}
+
 // seen returns the statements since the last call.
 func (t *tap) seen() []statement {
 	t.mu.Lock()
@@ -69,6 +83,13 @@ func (t *tap) seen() []statement {
 	seen := t.statements
 	t.statements = nil
 	return seen
+}
+
+// claims are those statements seen that claimed jobs.
+func (t *tap) claims() []statement {
+	return slices.DeleteFunc(t.seen(), func(s statement) bool {
+		return s.rows == 0 || !strings.Contains(s.sql, "UPDATE ci_jobs") || !strings.Contains(s.sql, "SKIP LOCKED")
+	})
 }
 
 func (t *tap) close() {
@@ -158,7 +179,6 @@ type session struct {
 
 type asked struct {
 	statement
-	at       time.Time
 	answered bool
 	sync     bool // the end of a group, which the server answers with ReadyForQuery
 }
@@ -176,10 +196,10 @@ func (s *session) asked(kind byte, body []byte) {
 		name, _ := text(rest)
 		s.bound = s.prepared[name]
 	case 'E': // Execute
-		s.waiting = append(s.waiting, asked{statement: statement{sql: s.bound}, at: time.Now()})
+		s.waiting = append(s.waiting, asked{statement: statement{sql: s.bound, at: time.Now()}})
 	case 'Q': // simple query
 		sql, _ := text(body)
-		s.waiting = append(s.waiting, asked{statement: statement{sql: sql}, at: time.Now()}, asked{sync: true})
+		s.waiting = append(s.waiting, asked{statement: statement{sql: sql, at: time.Now()}}, asked{sync: true})
 	case 'S': // Sync
 		s.waiting = append(s.waiting, asked{sync: true})
 	}
