@@ -57,6 +57,13 @@ func (w *worker) beatLoop(life context.Context) {
 // claims that were lost or are to be cancelled.
 func (w *worker) beat(life context.Context) error {
 	began := time.Now()
+	// A new connection has a deadline of its own (poolConfig): under the beat's, a database whose every answer is late would
+	// hear no beat at all, since each try would end in mid-login or soon after.
+	conn, err := w.db.signs.Acquire(life)
+	if err != nil {
+		return fmt.Errorf("connect for a beat: %w", err)
+	}
+	defer conn.Release()
 	// Long enough for a slow database, short enough for a second try within the lease.
 	ctx, cancel := context.WithTimeout(life, min(max(w.stage.Lease/2, 5*time.Second), 10*time.Second))
 	defer cancel()
@@ -70,7 +77,7 @@ func (w *worker) beat(life context.Context) error {
 	w.mu.Unlock()
 
 	if id == 0 {
-		err := w.db.signs.QueryRow(ctx, query("register"), pgx.NamedArgs{
+		err := conn.QueryRow(ctx, query("register"), pgx.NamedArgs{
 			"stage": w.stage.Name, "name": w.name, "slots": w.stage.Slots, "lease": w.stage.Lease,
 		}).Scan(&id)
 		if err != nil {
@@ -87,7 +94,7 @@ func (w *worker) beat(life context.Context) error {
 	var jobs []int64
 	var tokens []pgtype.UUID
 	var cancelled []bool
-	err := w.db.signs.QueryRow(ctx, query("beat"), pgx.NamedArgs{"worker": id}).Scan(&alive, &jobs, &tokens, &cancelled)
+	err = conn.QueryRow(ctx, query("beat"), pgx.NamedArgs{"worker": id}).Scan(&alive, &jobs, &tokens, &cancelled)
 	if err != nil {
 		return fmt.Errorf("beat of worker %d: %w", id, err)
 	}
