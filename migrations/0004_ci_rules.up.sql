@@ -127,7 +127,7 @@ BEGIN
                        AND    need.job_key = ANY (b.needs) AND need.status <> 'success')
             FOR NO KEY UPDATE SKIP LOCKED
         ), ready AS (
-            SELECT *, row_number() OVER (PARTITION BY repository ORDER BY priority DESC, id) AS place FROM waiting
+            SELECT *, row_number() OVER (PARTITION BY repository, admit_to = 'new' ORDER BY priority DESC, id) AS place FROM waiting
         )
         SELECT repository, admit_to, priority, coalesce(1 / max(weight), 1) AS step,
                array_agg(ready.id ORDER BY ready.id) AS ids, count(*)::integer AS n
