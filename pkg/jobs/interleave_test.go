@@ -206,29 +206,31 @@ func askedRun(t *testing.T, set *stageSet) scene {
 	return scene{run: enqueued.RunID, job: claimed[0], worker: hand.ID(), holder: initializer}
 }
 
-// answer is what the initializer writes, by its own statements.
+// answer is what the initializer writes of that plan.
 func answer(job *jobs.Job) jobs.Result {
 	type row = map[string]any
 	one := func(key string, index int, status string, needs ...string) row {
 		return row{"status": status, "workflow": "ci.yml", "job_key": key, "matrix_index": index, "name": fmt.Sprintf("ci / %s %d", key, index),
 			"needs": append([]string{}, needs...), "fail_fast": key == "a", "timeout_seconds": 900, "spec": row{}, "reason": ""}
 	}
-	first := one("a", 0, "initialized")
-	others := []row{one("a", 1, "initialized"), one("b", 0, "initialized"), one("c", 0, "blocked", "a", "b"), one("d", 0, "blocked", "c"), one("e", 0, "initialized")}
+	rows := []row{one("a", 0, "initialized"), one("a", 1, "initialized"), one("b", 0, "initialized"),
+		one("c", 0, "blocked", "a", "b"), one("d", 0, "blocked", "c"), one("e", 0, "initialized")}
 	return jobs.Result{Status: jobs.StatusInitialized, Commit: func(ctx context.Context, tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, initializersQuery("take"), pgx.NamedArgs{"job": job.ID, "token": job.Token, "answer": first}); err != nil {
-			return err
-		}
-		_, err := tx.Exec(ctx, initializersQuery("add"), pgx.NamedArgs{"job": job.ID, "answers": others})
-		return err
+		return planRun(ctx, tx, job, rows)
 	}}
 }
 
-// initializersQuery reads a statement of the initializer, which is there when a test is.
-func initializersQuery(name string) string {
-	return serviceQuery("initializer/internal/initialize", name)
+// planRun writes a plan by the initializer's own statements: the row that asked becomes the first job, the others are added.
+func planRun(ctx context.Context, tx pgx.Tx, job *jobs.Job, rows []map[string]any) error {
+	const folder = "initializer/internal/initialize"
+	if _, err := tx.Exec(ctx, serviceQuery(folder, "take"), pgx.NamedArgs{"job": job.ID, "token": job.Token, "answer": rows[0]}); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, serviceQuery(folder, "add"), pgx.NamedArgs{"job": job.ID, "answers": rows[1:]})
+	return err
 }
 
+// serviceQuery reads a statement of a service, which is there when a test is.
 func serviceQuery(folder, name string) string {
 	text, err := os.ReadFile(filepath.Join("..", "..", "services", folder, "queries", name+".sql"))
 	if err != nil {
@@ -520,27 +522,30 @@ func (set *stageSet) judge(t *testing.T, sc scene, transitions [2]transition, m 
 			t.Error("a worker that was marked dead has claimed")
 		}
 	}
-	set.broken(t, rules)
+	told := broken(t, set.db, rules)
 	must(t, set.direct.watch().Pass(t.Context()))
-	set.broken(t, rulesAtRest)
+	for _, what := range slices.Concat(told, broken(t, set.db, rulesAtRest)) {
+		t.Error(what)
+	}
 }
 
-// broken reports each rule that has rows against it.
-func (set *stageSet) broken(t testing.TB, rules []rule) {
+// broken tells of each rule that has rows against it.
+func broken(t testing.TB, db *jobstest.Database, rules []rule) (told []string) {
 	t.Helper()
 	sql := make([]string, len(rules))
 	for i, r := range rules {
 		sql[i] = fmt.Sprintf("SELECT %d, v::text FROM (%s) AS v", i, r.against)
 	}
-	rows, err := set.db.Pool.Query(context.Background(), strings.Join(sql, " UNION ALL "))
+	rows, err := db.Pool.Query(context.Background(), strings.Join(sql, " UNION ALL "))
 	must(t, err)
 	var i int
 	var row string
 	_, err = pgx.ForEachRow(rows, []any{&i, &row}, func() error {
-		t.Errorf("broken: %s: %s", rules[i].name, row)
+		told = append(told, fmt.Sprintf("broken: %s: %s", rules[i].name, row))
 		return nil
 	})
 	must(t, err)
+	return told
 }
 
 // rule is what must be so, and the query for what is not so.
