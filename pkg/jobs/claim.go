@@ -10,7 +10,7 @@ import (
 
 const (
 	maxClaim   = 500                   // rows of one claim
-	claimEvery = 10 * time.Millisecond // least time between two looks at the table, unless there is more than we can hold
+	claimEvery = 10 * time.Millisecond // a stage looks at the table about so often, however many workers it has
 	claimShare = 10                    // a worker spends at most one part in so many of its time looking
 )
 
@@ -18,33 +18,40 @@ const (
 // on a timer that alone is enough.
 //
 // Looks are debounced on both edges: the first wake after a rest is answered at once, those that come until the rest is
-// over by one look after it. The rest grows with the cost of a look, so that many workers, or a slow database, make looks
-// fewer and claims larger instead of each other slower. Behind a backlog a look waits only until it is worth one.
+// over by one look after it. The rest grows with the number of workers and the cost of a look, so that more workers, or a
+// slow database, make claims larger instead of more. Of several workers one answers a job's wake at once; the others look
+// after their rest, and not at all when they have heard by then that it is claimed. Behind a backlog a worker does not rest
+// once it has room for a whole claim.
 func (w *worker) claimLoop(ctx, life context.Context) {
-	worthwhile := max(1, min(w.stage.Slots/4, maxClaim)) // free slots, behind a backlog
-	more := true                                         // there may be something to claim
-	backlog := false                                     // the last look found all it asked for
+	worthwhile := min(w.stage.Slots, maxClaim) // free slots, behind a backlog
 	failing := &Backoff{Next: claimEvery, Most: time.Second}
-	var rested, poll time.Time // when the next look may be, and when it must
+	var rested time.Time // when the next look may be
+	poll := time.Now()   // when it must be, told or not
+	due := poll          // when it is to be
+	backlog := false     // the last look found all it asked for
 	for ctx.Err() == nil {
 		now := time.Now()
-		more = more || !now.Before(poll)
-		id, free := w.ready()
-		wait := poll.Sub(now)
+		id, free, rest := w.ready()
+		var wait time.Duration
 		switch {
 		case id == 0 || free == 0:
 			wait = w.stage.Poll
-		case !more:
+		case now.Before(due):
+			wait = due.Sub(now)
+		case now.Before(poll) && !backlog && !w.told():
+			due = poll // others were faster
+			continue
 		case now.Before(rested) && (!backlog || free < worthwhile):
 			wait = rested.Sub(now)
 		default:
 			asked := min(free, maxClaim)
+			w.forget() // before the look: what we are told from here on it may not see
 			jobs, err := w.claim(ctx, id, asked)
 			for _, job := range jobs {
 				w.start(life, job)
 			}
 			ended := time.Now()
-			rest := max(claimEvery, (claimShare-1)*ended.Sub(now))
+			rest = max(rest, (claimShare-1)*ended.Sub(now))
 			if err != nil { // wakes may come faster than the database can bear
 				w.db.outages.failed("claim", "no new jobs until it works", err)
 				rest = max(rest, failing.next())
@@ -52,17 +59,24 @@ func (w *worker) claimLoop(ctx, life context.Context) {
 				w.db.outages.worked("claim")
 				failing.Next = claimEvery
 			}
-			more = len(jobs) == asked
-			backlog = more
+			backlog = len(jobs) == asked
 			rested = ended.Add(min(rest, w.stage.Poll))
 			poll = ended.Add(w.stage.Poll - jitter(w.stage.Poll/10))
+			due = poll
+			if backlog {
+				due = ended
+			}
 			continue
 		}
 		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
 		case <-w.look:
-			more = true
+			due = now
+		case <-w.others:
+			if other := now.Add(jitter(rest)); other.Before(due) {
+				due = other
+			}
 		case <-w.freed:
 		case <-timer.C:
 		}
@@ -70,14 +84,45 @@ func (w *worker) claimLoop(ctx, life context.Context) {
 	}
 }
 
-// ready returns the worker's id and free slots; id 0 while the worker may not claim.
-func (w *worker) ready() (id int64, free int) {
+// maxTold bounds what a worker remembers to be claimable. Beyond, it may look in vain.
+const maxTold = 1000
+
+// tell notes what a notification says of a job, and reports whether this worker is the one to look first. The zero Wake, of
+// job 0, says that there may be anything.
+func (w *worker) tell(wake Wake) (first bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if wake.Status != w.stage.Takes && wake != (Wake{}) {
+		delete(w.waiting, wake.JobID)
+		return false
+	}
+	if len(w.waiting) < maxTold {
+		w.waiting[wake.JobID] = struct{}{}
+	}
+	return wake.JobID%w.peers == w.rank || wake == (Wake{})
+}
+
+// told reports whether there should be something to claim.
+func (w *worker) told() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.waiting) > 0
+}
+
+func (w *worker) forget() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	clear(w.waiting)
+}
+
+// ready returns the worker's id, its free slots and the least time between two looks; id 0 while the worker may not claim.
+func (w *worker) ready() (id int64, free int, rest time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if time.Since(w.lastBeat) > w.stage.Lease { // it may be marked dead by now
-		return 0, 0
+		return 0, 0, 0
 	}
-	return w.id, w.stage.Slots - len(w.held)
+	return w.id, w.stage.Slots - len(w.held), claimEvery * time.Duration(w.peers)
 }
 
 func (w *worker) claim(ctx context.Context, worker int64, slots int) ([]*Job, error) {

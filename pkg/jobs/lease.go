@@ -86,15 +86,17 @@ func (w *worker) beat(life context.Context) error {
 		w.mu.Lock()
 		w.id, w.lastBeat = id, began
 		w.mu.Unlock()
-		nudge(w.look)
+		w.hear(Wake{})
+		nudge(w.beatNow) // for the peers
 		return nil
 	}
 
 	var alive bool
+	var peers, rank int64
 	var jobs []int64
 	var tokens []pgtype.UUID
 	var cancelled []bool
-	err = conn.QueryRow(ctx, query("beat"), pgx.NamedArgs{"worker": id}).Scan(&alive, &jobs, &tokens, &cancelled)
+	err = conn.QueryRow(ctx, query("beat"), pgx.NamedArgs{"worker": id}).Scan(&alive, &peers, &rank, &jobs, &tokens, &cancelled)
 	if err != nil {
 		return fmt.Errorf("beat of worker %d: %w", id, err)
 	}
@@ -103,6 +105,7 @@ func (w *worker) beat(life context.Context) error {
 	}
 	w.mu.Lock()
 	w.lastBeat = began
+	w.peers, w.rank = max(peers, 1), rank
 	for _, c := range mine {
 		at := slices.Index(tokens, c.job.Token)
 		switch {

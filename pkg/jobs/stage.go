@@ -111,7 +111,8 @@ type worker struct {
 	name     string
 	claimSQL string
 	finishes *batcher[finishing]
-	look     chan struct{} // size 1: there may be something to claim
+	look     chan struct{} // size 1: there may be something to claim, and it is for us to look
+	others   chan struct{} // size 1: there may be something to claim, and another worker of the stage looks first
 	freed    chan struct{} // size 1: a slot is free
 	beatNow  chan struct{} // size 1: a held job may be to be cancelled
 	jobs     sync.WaitGroup
@@ -121,6 +122,9 @@ type worker struct {
 	held     map[pgtype.UUID]*claim
 	suspects map[pgtype.UUID]time.Time // claims of ours that nobody here knows, and since when beats have told of them
 	lastBeat time.Time                 // start of the last beat that succeeded
+	peers    int64                     // living workers of this stage, as of the last beat; at least 1
+	rank     int64                     // how many of them are older
+	waiting  map[int64]struct{}        // jobs that we were told are claimable, since the last look, and not yet that they are claimed
 }
 
 func newWorker(db *DB, stage Stage) *worker {
@@ -134,7 +138,8 @@ func newWorker(db *DB, stage Stage) *worker {
 		claimSQL: strings.NewReplacer("{{takes}}", string(stage.Takes), "{{holds}}", string(stage.Holds)).Replace(query("claim")),
 		finishes: newBatcher(maxFinish, db.flushFinishes),
 		held:     map[pgtype.UUID]*claim{},
-		look:     make(chan struct{}, 1), freed: make(chan struct{}, 1), beatNow: make(chan struct{}, 1),
+		waiting:  map[int64]struct{}{}, peers: 1,
+		look: make(chan struct{}, 1), others: make(chan struct{}, 1), freed: make(chan struct{}, 1), beatNow: make(chan struct{}, 1),
 	}
 }
 
@@ -147,11 +152,14 @@ type claim struct {
 
 // hear runs on the listener's goroutine.
 func (w *worker) hear(wake Wake) {
-	if wake.Status == w.stage.Takes || wake == (Wake{}) {
-		nudge(w.look)
-	}
 	if wake.Status == StatusCancelled && w.holds(wake.JobID) {
 		nudge(w.beatNow)
+	}
+	switch first := w.tell(wake); {
+	case first:
+		nudge(w.look)
+	case wake.Status == w.stage.Takes:
+		nudge(w.others)
 	}
 }
 
