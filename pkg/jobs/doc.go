@@ -26,19 +26,35 @@
 //
 // Each is named by the tests that would falsify it.
 //
-//  1. An accepted run is never lost: Enqueue returns after the commit. (TestEnqueueIsDurableAndIdempotent)
-//  2. A job is never held by two live claims. (TestClaimHandsEachJobToOneWorker)
-//  3. A claim takes at most as many jobs as it asked for. (TestClaimTakesAtMostWhatItAskedFor)
-//  4. Every later write of a claim names its token, and one that comes too late changes nothing.
-//     (TestFinishOfALostClaimChangesNothing, TestBeatOfAMarkedWorkerIsRefused)
-//  5. A transition is applied at most once per claim, also when the reply to its commit is lost.
-//     (TestFinishTwiceIsOneTransition)
-//  6. A dead worker's jobs are taken back within its lease and two seconds; a restart of PostgreSQL kills nobody.
-//     (TestReaperReturnsADeadWorkersJobs, TestReaperForgivesItsOwnSilence)
-//  7. Dependents start exactly once. (TestDependentsStartOnceWhenParentsEndTogether)
-//  8. Stopping a worker gives its jobs back and counts no failure. (TestStoppingGivesJobsBack)
-//  9. A notification is a hint: with notifications switched off all of this holds, only slower.
-//     (the whole suite under LOCKSTEP_TEST_NOTIFY=off)
+//  1. An accepted run is never lost: Enqueue returns after the commit, and the same idempotency key is the same run.
+//     (TestEnqueueIsDurableAndIdempotent, TestTheQueueDoesAsItsModelDoes)
+//  2. A job is never held by two live claims. (TestClaimHandsEachJobToOneWorker, TestTheQueueDoesAsItsModelDoes)
+//  3. A claim takes at most as many jobs as it asked for, in their turn. (TestClaimTakesAtMostWhatItAskedFor,
+//     TestTheQueueDoesAsItsModelDoes)
+//  4. Every later write of a claim names its token: finish, failure, release, outputs, steps and log. One that comes too late
+//     changes nothing, also when the same process holds the job again. A worker that was marked dead beats no more.
+//     (TestAStaleClaimChangesNothingThoughItsProcessHoldsTheJobAgain, TestFinishOfALostClaimChangesNothing,
+//     TestALostClaimStoresNothingMore, TestBeatOfAMarkedWorkerIsRefused)
+//  5. A transition is applied at most once per claim, also when the reply to its commit is lost, and only legal ones are.
+//     Final states have no exit. (TestFinishTwiceIsOneTransition, TestOnlyLegalTransitionsAreMade,
+//     TestEveryInterleavingOfTwoTransitionsKeepsTheRules)
+//  6. A dead worker's jobs are taken back within its lease and two looks of the reaper; a restart of PostgreSQL kills nobody.
+//     (TestReaperReturnsADeadWorkersJobs, TestReaperLeavesAWorkerThatBeats, TestReaperForgivesItsOwnSilence)
+//  7. Dependents start exactly once, after all they need, and are skipped when one of those did not succeed.
+//     (TestDependentsStartOnceWhenParentsEndTogether, TestWhatNeedsAFailedJobIsSkipped,
+//     TestEveryInterleavingOfTwoTransitionsKeepsTheRules)
+//  8. Stopping a worker gives its jobs back and uses up none of their tries. (TestStoppingGivesJobsBack,
+//     TestStoppingUsesUpNoAttempt)
+//  9. A notification is a hint. A lost one costs at most Poll, and with notifications switched off all of this holds, only
+//     slower. (TestALostWakeCostsAtMostAPoll; `make test` runs the tests of this package without notifications too)
+//  10. Once faults stop, every run reaches a final state: after a lease the dead are noticed, after its backoff or its
+//     deadline a job goes on or ends, and after MaxFailures or MaxCrashes it ends. (TestEveryRunEndsOnceFaultsStop,
+//     TestErrorsAreTriedAgainAndEndAfterTooMany, TestReaperEndsAJobWhoseWorkersKeepDying,
+//     TestReaperEndsAJobPastItsDeadlineThoughItsWorkerBeats)
+//  11. What is cancelled starts nothing new, and ends. (TestCancelReachesTheHandler, TestCancelEndsAtOnceWhatNobodyHolds,
+//     TestAnAnswerToACancelledRunIsCancelled, TestEveryInterleavingOfTwoTransitionsKeepsTheRules)
+//  12. No two transitions deadlock, however they meet. (TestEveryInterleavingOfTwoTransitionsKeepsTheRules,
+//     TestUnderLoadEveryRunEndsAndNothingDeadlocks)
 //
 // # Failures and answers
 //

@@ -116,7 +116,10 @@ func (w *Watch) Sweep(ctx context.Context) error {
 	return each(ctx, waiting, func(some []blocked) error { return w.r.move(ctx, some) })
 }
 
-// Pass is one look, with all that follows from it.
+// Look is one look of the loop, which also marks who has been silent.
+func (w *Watch) Look(ctx context.Context) { w.r.look(ctx) }
+
+// Pass is a look that marks nobody, with all that follows from it.
 func (w *Watch) Pass(ctx context.Context) error {
 	w.r.looks = 0
 	_, claims, waiting, err := w.r.survey(ctx)

@@ -605,5 +605,5 @@ var rulesAtRest = []rule{
 		                   AND need.job_key = ANY (b.needs) AND need.status <> 'success')
 		AND    (p.max_running IS NULL OR p.max_running > (SELECT count(*) FROM ci_jobs x WHERE x.repository = b.repository AND x.status IN ('initialized', 'running')))`},
 	{"a dependent starts once", `
-		SELECT id, status, transitions FROM ci_jobs WHERE cardinality(needs) > 0 AND transitions > 1 + (status = 'running')::int`},
+		SELECT id, status, attempt, transitions FROM ci_jobs WHERE cardinality(needs) > 0 AND (attempt > 1 OR transitions > 2 + attempt)`},
 }

@@ -35,7 +35,7 @@ type listener struct {
 	log     *zap.Logger
 	outages *outages
 	metrics *metrics
-	anew    chan struct{} // size 1: give the connection up, and dial
+	anew    chan struct{} // size 1: the server has become read-only
 	done    chan struct{}
 
 	mu          sync.Mutex
@@ -43,15 +43,12 @@ type listener struct {
 	lastID      int
 }
 
-func newListener(config *pgx.ConnConfig, log *zap.Logger, outages *outages, metrics *metrics) *listener {
+func newListener(config *pgx.ConnConfig, anew chan struct{}, log *zap.Logger, outages *outages, metrics *metrics) *listener {
 	return &listener{
 		config: config, log: log, outages: outages, metrics: metrics,
-		anew: make(chan struct{}, 1), done: make(chan struct{}), subscribers: map[int]func(Wake){},
+		anew: anew, done: make(chan struct{}), subscribers: map[int]func(Wake){},
 	}
 }
-
-// dialAnew gives the connection up for another one.
-func (l *listener) dialAnew() { nudge(l.anew) }
 
 // Listen calls do for each notification, and with a zero Wake after each (re)connection. Subscribe first, then look at
 // the table, so that no wake falls between; and look now and then without one, because wakes may get lost. [DB.Work] does

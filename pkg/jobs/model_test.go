@@ -686,11 +686,7 @@ func (q *queue) log(rt *rapid.T) {
 
 func (q *queue) step(rt *rapid.T) {
 	c := q.some(rt, runner.Name)
-	var held bool
-	err := q.services.runner.Pool().QueryRow(q.t.Context(), serviceQuery("runner/internal/run", "steps"), pgx.NamedArgs{
-		"job": c.copy.ID, "token": c.copy.Token, "attempt": c.copy.Attempt, "numbers": []int{1}, "names": []string{"step"}, "statuses": []string{"running"},
-		"exit_codes": []*int{nil}, "started_ago": []float64{0}, "finished_ago": []*float64{nil}, "log_offsets": []int64{0},
-	}).Scan(&held)
+	held, err := writeStep(q.t.Context(), q.services.runner, c.copy)
 	if err != nil || held != c.alive() {
 		rt.Fatalf("the claim ended as %q; its step: held %v, %v", c.outcome, held, err)
 	}

@@ -72,6 +72,14 @@ func Open(ctx context.Context, url string, options Options) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("DATABASE_URL: %w", err)
 	}
+	anew := make(chan struct{}, 1)
+	config.ConnConfig.OnPgError = func(_ *pgconn.PgConn, failure *pgconn.PgError) (keep bool) {
+		if troubleOfCode(failure.Code) == readOnly { // and will stay so: a new session may find the server that may write
+			nudge(anew)
+			return false
+		}
+		return failure.SeverityUnlocalized != "FATAL"
+	}
 	// A beat or a claim that a crash of the server forgets is as if it had not been made: the fence sees to that. So
 	// neither waits for the disk.
 	signConfig := config.Copy()
@@ -94,7 +102,7 @@ func Open(ctx context.Context, url string, options Options) (*DB, error) {
 		return nil, fmt.Errorf("open pool for beats and claims: %w", err)
 	}
 	db := &DB{pool: pool, signs: signs, log: log, metrics: newMetrics(pool), closed: make(chan struct{})}
-	db.outages = newOutages(log, db.judge)
+	db.outages = newOutages(log, db.busy)
 	if err := db.waitForSchema(ctx); err != nil {
 		signs.Close()
 		pool.Close()
@@ -104,28 +112,17 @@ func Open(ctx context.Context, url string, options Options) (*DB, error) {
 	// Both outlive ctx: after a SIGTERM the stage still drains. Close ends them.
 	life, stop := context.WithCancel(context.WithoutCancel(ctx))
 	db.stop = stop
-	db.listener = newListener(listenConfig.ConnConfig, log, db.outages, db.metrics)
+	db.listener = newListener(listenConfig.ConnConfig, anew, log, db.outages, db.metrics)
 	go db.listener.run(life)
 	db.enqueues = newBatcher(maxEnqueue, db.flushEnqueues)
 	go func() { defer close(db.closed); db.enqueues.run(life) }()
 	return db, nil
 }
 
-// judge is told of each failure of the database, and returns what else an operator wants to know. Sessions of a server
-// that has become read-only stay so: they are given up, so that the next ones find the server that may write.
-func (db *DB) judge(what trouble) []zap.Field {
-	switch what {
-	case readOnly:
-		db.pool.Reset()
-		db.signs.Reset()
-		if db.listener != nil {
-			db.listener.dialAnew()
-		}
-	case slow:
-		stat := db.pool.Stat()
-		return []zap.Field{zap.Int32("connections_busy", stat.AcquiredConns()), zap.Int32("connections_max", stat.MaxConns())}
-	}
-	return nil
+// busy is what else an operator wants to know when there is no answer in time.
+func (db *DB) busy() []zap.Field {
+	stat := db.pool.Stat()
+	return []zap.Field{zap.Int32("connections_busy", stat.AcquiredConns()), zap.Int32("connections_max", stat.MaxConns())}
 }
 
 // Close ends every connection, and waits for those that are in use. Call it once, after Work and Reap have returned.
@@ -138,8 +135,9 @@ func (db *DB) Close() {
 }
 
 // Pool is for a service's own queries. Its size is pool_max_conns in the URL, by default 4 or the number of CPUs, whichever
-// is more. Sessions are in UTC; a statement may take 30 s, wait 8 s for a lock, and a transaction may rest for 10 s. What a
-// claim finds out belongs into Result.Commit, which is fenced; a job's status is Work's alone.
+// is more. Sessions are in UTC; a statement may take 30 s, wait 8 s for a lock, and a transaction may rest for 10 s. They
+// avoid sequential scans (enable_seqscan and jit are off): a query that wants a whole table sets that back with SET LOCAL.
+// What a claim finds out belongs into Result.Commit, which is fenced; a job's status is Work's alone.
 func (db *DB) Pool() *pgxpool.Pool { return db.pool }
 
 // Metrics gathers the queue's (lockstep_…), Go's and the process's Prometheus metrics. A service registers its own beside

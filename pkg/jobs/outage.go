@@ -17,7 +17,7 @@ const (
 // each kind of trouble, again each minute while it lasts, and one line when everything works again.
 type outages struct {
 	log  *zap.Logger
-	also func(trouble) []zap.Field // what else is known
+	busy func() []zap.Field // how many connections are
 
 	any     atomic.Bool // failing is not empty: for the hot path
 	mu      sync.Mutex
@@ -28,8 +28,8 @@ type outages struct {
 	tries   int                   // that it failed
 }
 
-func newOutages(log *zap.Logger, also func(trouble) []zap.Field) *outages {
-	return &outages{log: log, also: also, failing: map[string]trouble{}, said: map[trouble]time.Time{}}
+func newOutages(log *zap.Logger, busy func() []zap.Field) *outages {
+	return &outages{log: log, busy: busy, failing: map[string]trouble{}, said: map[trouble]time.Time{}}
 }
 
 // failed notes that the database kept us from doing something, and says what happens next.
@@ -43,8 +43,11 @@ func (o *outages) failed(doing, next string, err error) {
 	}
 	o.failing[doing] = what
 	o.tries++
-	fields := append([]zap.Field{zap.String("trouble", string(what)), zap.String("doing", doing), zap.String("next", next),
-		zap.Duration("for", now.Sub(o.since)), zap.Int("failed_tries", o.tries), zap.Error(err)}, o.also(what)...)
+	fields := []zap.Field{zap.String("trouble", string(what)), zap.String("doing", doing), zap.String("next", next),
+		zap.Duration("for", now.Sub(o.since)), zap.Int("failed_tries", o.tries), zap.Error(err)}
+	if what == slow {
+		fields = append(fields, o.busy()...)
+	}
 	quiet := flapEvery
 	if !o.said[what].Before(o.since) {
 		quiet = remindEvery

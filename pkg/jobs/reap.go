@@ -139,10 +139,10 @@ func (r *reaper) survey(ctx context.Context) (workers []living, claims []lost, w
 }
 
 // watch returns the workers whose beat has not changed for a lease while we were looking, and when the next one may be
-// due. What passes between two looks counts for at most two of Every: we may have stood still, or waited for the same
-// lock as the workers.
-func (r *reaper) watch(workers []living, now time.Time) (silent []living, next time.Duration) {
-	passed := min(now.Sub(r.last), 2*r.Every)
+// due. What passes between two looks, from the end of one to the beginning of the other, counts for at most two of Every:
+// we may have stood still, or waited for the same lock as the workers.
+func (r *reaper) watch(workers []living, began time.Time) (silent []living, next time.Duration) {
+	passed := min(began.Sub(r.last), 2*r.Every)
 	seen := make(map[int64]sighting, len(workers))
 	next = r.Every
 	for _, w := range workers {
@@ -157,7 +157,7 @@ func (r *reaper) watch(workers []living, now time.Time) (silent []living, next t
 			silent = append(silent, w)
 		}
 	}
-	r.seen, r.last = seen, now
+	r.seen, r.last = seen, time.Now()
 	return silent, next
 }
 

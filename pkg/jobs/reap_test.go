@@ -127,6 +127,36 @@ func silentWorkerWithoutJob(t *testing.T, db *jobstest.Database) int64 {
 	return jobstest.Value[int64](t, db, "INSERT INTO ci_workers (stage, name, slots, lease) VALUES ('runner', 'lost:2', 1, '200ms') RETURNING id")
 }
 
+// The look's answer tells of a beat that is younger than the look.
+func TestReaperCountsNoSilenceFromBeforeAnAnswer(t *testing.T) {
+	t.Parallel()
+	db := jobstest.New(t)
+	worker := silentWorkerWithoutJob(t, db)
+	watch := jobs.NewWatch(db.Open(t, "reaper"), jobs.Reaping{Every: time.Hour, UnownedAfter: time.Hour, MaxFailures: 3, MaxCrashes: 3})
+	tx, err := db.Pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	if _, err := tx.Exec(t.Context(), "LOCK TABLE ci_jobs IN ACCESS EXCLUSIVE MODE"); err != nil {
+		t.Fatal(err)
+	}
+	looked := make(chan struct{})
+	go func() { watch.Look(t.Context()); close(looked) }()
+	db.Await(t, soon, "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'ci_jobs'::regclass AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))")
+	<-time.After(time.Second) // longer than the lease, which is what must not count
+	db.Exec(t, "UPDATE ci_workers SET beat_at = clock_timestamp(), lease = '500 ms'")
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	<-looked
+
+	watch.Look(t.Context())
+	if dead := jobstest.Value[bool](t, db, "SELECT dead_at IS NOT NULL FROM ci_workers WHERE id = $1", worker); dead {
+		t.Error("marked dead just after its beat")
+	}
+}
+
 func TestReaperCancelsADeadWorkersJobThatWasToBeCancelled(t *testing.T) {
 	t.Parallel()
 	db := jobstest.New(t)

@@ -574,3 +574,67 @@ func TestEveryInterfaceSaysThatTheDatabaseIsAwayAndOvercomesIt(t *testing.T) {
 		}
 	}
 }
+
+func TestStoppingTellsStreamsToComeBack(t *testing.T) {
+	t.Parallel()
+	g := start(t)
+	run, _ := g.create()
+	clients := g.rpcs(token)
+	began, ends := make(chan struct{}, len(clients)), make(chan problem, len(clients))
+	for _, client := range clients {
+		go func() {
+			err := client.stream(g.context(), lockstepv1connect.RunServiceWatchRunProcedure, &lockstepv1.WatchRunRequest{Id: run},
+				func() proto.Message { return &lockstepv1.WatchRunResponse{} }, func(proto.Message) { began <- struct{}{} })
+			ends <- problemOf(t, err)
+		}()
+	}
+	for range clients {
+		<-began
+	}
+	g.stop()
+	for range clients {
+		if p := <-ends; p.RPC != codes.Unavailable || p.Code != "stopping" {
+			t.Errorf("a stream ended with %+v", p)
+		}
+	}
+}
+
+func TestWhatIsNoCallIsTheCallersMistake(t *testing.T) {
+	t.Parallel()
+	g := start(t)
+	long := strings.Repeat("x", 100<<10)
+	tests := []struct{ name, procedure, kind, body, code string }{
+		{"no JSON", "RunService/GetRun", "application/json", "hello", "invalid_argument"},
+		{"half a JSON", "RunService/GetRun", "application/json", `{"id":`, "invalid_argument"},
+		{"another type", "RunService/GetRun", "application/json", `{"id":[1]}`, "invalid_argument"},
+		{"a depth bomb", "RunService/GetRun", "application/json", strings.Repeat("[", 60_000), "invalid_argument"},
+		{"no protobuf", "RunService/CreateRun", "application/proto", "\xff\xff\xff", "invalid_argument"},
+		{"not UTF-8", "RunService/CreateRun", "application/proto", "\x0a\x01\xff", "invalid_argument"},
+		{"a NUL", "RunService/CreateRun", "application/json", `{"repository":"https://example.com/o/n\u0000"}`, "invalid_argument"},
+		{"too large", "RunService/CreateRun", "application/json", `{"repository":"` + long + `"}`, "resource_exhausted"},
+		{"no such procedure", "RunService/DropRun", "application/json", "{}", "unimplemented"},
+		{"no such service", "TokenService/CreateToken", "application/json", "{}", "unimplemented"},
+	}
+	for _, test := range tests {
+		a := g.send("POST", "/lockstep.v1."+test.procedure, test.body, "Content-Type", test.kind)
+		var said struct{ Code string }
+		if err := json.Unmarshal([]byte(a.body), &said); err != nil || said.Code != test.code || a.status < 400 {
+			t.Errorf("%s: %d %s, want %s", test.name, a.status, a.body, test.code)
+		}
+	}
+	for _, kind := range []string{"application/grpc", "application/grpc+proto", "application/grpc-web", "application/connect+proto", "application/connect+json"} {
+		for name, body := range map[string]string{
+			"half a frame": "\x00\x00\x00", "a frame that is too long": "\x00\xff\xff\xff\xff", "no message": "", "an unknown flag": "\x77\x00\x00\x00\x01x",
+			"rubbish": "\x00\x00\x00\x00\x03\xff\xff\xff", "rubbish that is packed": "\x01\x00\x00\x00\x03\xff\xff\xff",
+		} {
+			a := g.send("POST", "/lockstep.v1.RunService/WatchRun", body, "Content-Type", kind)
+			all := fmt.Sprint(a.header, a.body)
+			if a.status >= 500 || strings.Contains(all, "panic") || strings.Contains(all, "goroutine") {
+				t.Errorf("%s of %s: %d %s", name, kind, a.status, all)
+			}
+		}
+	}
+	if n := jobstest.Value[int64](t, g.db, "SELECT count(*) FROM ci_runs"); n != 0 {
+		t.Errorf("%d runs were left", n)
+	}
+}

@@ -32,6 +32,7 @@ type gateway struct {
 	t    *testing.T
 	db   *jobstest.Database
 	addr string
+	stop func() // as an operator does; waits for the end
 }
 
 func start(t *testing.T, settings ...string) *gateway {
@@ -50,20 +51,24 @@ func start(t *testing.T, settings ...string) *gateway {
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- command.Wait() }()
-	t.Cleanup(func() {
-		_ = log.Close()
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = command.Wait() }()
+	g := &gateway{t: t, db: db}
+	g.stop = func() {
 		_ = command.Process.Signal(syscall.SIGTERM)
 		select {
-		case err := <-ended:
-			if err != nil {
-				t.Errorf("after SIGTERM the gateway ended with %v", err)
+		case <-ended:
+			if !command.ProcessState.Success() {
+				t.Errorf("after SIGTERM the gateway ended with %v", command.ProcessState)
 			}
 		case <-time.After(soon):
 			_ = command.Process.Kill()
 			t.Error("the gateway did not end after SIGTERM")
 		}
+	}
+	t.Cleanup(func() {
+		g.stop()
+		_ = log.Close()
 		content, _ := os.ReadFile(logFile)
 		if strings.Contains(string(content), "panic") {
 			t.Error("the gateway panicked")
@@ -72,7 +77,6 @@ func start(t *testing.T, settings ...string) *gateway {
 			t.Logf("the end of the gateway's log:\n%s", content[max(0, len(content)-4<<10):])
 		}
 	})
-	g := &gateway{t: t, db: db}
 	for deadline := time.Now().Add(soon); g.addr == ""; {
 		content, err := os.ReadFile(logFile)
 		if err != nil || time.Now().After(deadline) {

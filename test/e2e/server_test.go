@@ -202,7 +202,9 @@ func (s *server) kill() {
 type proxy struct {
 	listener net.Listener
 	mu       sync.Mutex
-	target   string // empty: connections are closed
+	target   string        // empty: connections are closed
+	late     time.Duration // by which what the server says arrives later
+	clients  map[net.Conn]bool
 }
 
 func newProxy(t testing.TB) *proxy {
@@ -211,7 +213,7 @@ func newProxy(t testing.TB) *proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &proxy{listener: listener}
+	p := &proxy{listener: listener, clients: map[net.Conn]bool{}}
 	var connections sync.WaitGroup
 	connections.Go(func() {
 		for {
@@ -239,19 +241,57 @@ func (p *proxy) forward(target string) {
 	p.target = target
 }
 
+// delay makes each thing that the server says arrive later.
+func (p *proxy) delay(late time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.late = late
+}
+
+// cut ends all connections.
+func (p *proxy) cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for client := range p.clients {
+		_ = client.Close()
+	}
+}
+
+// slowly is what the server says, as late as the proxy makes it.
+type slowly struct {
+	net.Conn
+	proxy *proxy
+}
+
+func (s slowly) Read(b []byte) (int, error) {
+	n, err := s.Conn.Read(b)
+	s.proxy.mu.Lock()
+	late := s.proxy.late
+	s.proxy.mu.Unlock()
+	<-time.After(late)
+	return n, err
+}
+
 // serve copies both ways until either side ends.
 func (p *proxy) serve(client net.Conn) {
-	defer func() { _ = client.Close() }()
 	p.mu.Lock()
 	target := p.target
+	p.clients[client] = true
 	p.mu.Unlock()
+	defer func() {
+		_ = client.Close()
+		p.mu.Lock()
+		delete(p.clients, client)
+		p.mu.Unlock()
+	}()
 	if target == "" {
 		return
 	}
-	backend, err := net.DialTimeout("tcp", target, 5*time.Second)
+	dialled, err := net.DialTimeout("tcp", target, 5*time.Second)
 	if err != nil {
 		return
 	}
+	backend := net.Conn(slowly{dialled, p})
 	defer func() { _ = backend.Close() }()
 	done := make(chan struct{}, 2)
 	for from, to := range map[net.Conn]net.Conn{client: backend, backend: client} {

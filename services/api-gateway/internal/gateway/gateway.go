@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -128,6 +129,10 @@ func admit(mux *http.ServeMux, guard *auth.Guard, log *zap.Logger) http.Handler 
 			allowed := answer.header.Get("Allow")
 			w.Header().Set("Allow", allowed)
 			problem.Write(w, r, log, problem.New(answer.status, "method_not_allowed", "use "+allowed))
+			return
+		}
+		if strings.HasPrefix(r.URL.Path, problem.Procedures) {
+			problem.Write(w, r, log, problem.New(http.StatusNotImplemented, "unimplemented", "there is no such procedure"))
 			return
 		}
 		problem.Write(w, r, log, problem.New(http.StatusNotFound, "not_found", "there is no such route"))

@@ -114,7 +114,7 @@ func (s *server) send(method, path, body string, headers ...string) answer {
 		s.t.Fatalf("%s %s: read answer: %v", method, path, err)
 	}
 	a := answer{response.StatusCode, response.Header, string(text)}
-	mustBeDescribed(s.t, method, path, a)
+	mustBeDescribed(s.t, response.Request, body, a)
 	return a
 }
 

@@ -114,7 +114,7 @@ func Headers(w http.ResponseWriter, p *Problem) {
 // Log writes a problem of ours down; a client's mistake, or its going away, is not worth a line. asked is what was asked for.
 func Log(ctx context.Context, log *zap.Logger, asked string, err error) {
 	p := Of(err)
-	if p.Status < http.StatusInternalServerError || ctx.Err() != nil {
+	if p.Status < http.StatusInternalServerError || p.Status == http.StatusNotImplemented || ctx.Err() != nil {
 		return
 	}
 	level := zap.ErrorLevel

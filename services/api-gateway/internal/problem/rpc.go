@@ -45,6 +45,8 @@ func (p *Problem) rpcCode() connect.Code {
 		return connect.CodeResourceExhausted
 	case http.StatusServiceUnavailable:
 		return connect.CodeUnavailable
+	case http.StatusNotImplemented:
+		return connect.CodeUnimplemented
 	case http.StatusInternalServerError:
 		return connect.CodeInternal
 	}

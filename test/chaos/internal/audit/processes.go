@@ -88,6 +88,17 @@ func (r *Report) measure() {
 			}
 		}
 	}
+	ended := map[string]time.Time{}
+	for _, p := range r.history.Processes {
+		ended[p.Login] = p.Ended
+	}
+	zombies := 0
+	for _, c := range claims {
+		if gone := ended[c.login]; len(c.ends) > 0 && r.trail.services[c.ends[0].Login] == "reaper" && (gone.IsZero() || gone.After(c.ends[0].At)) {
+			zombies++
+		}
+	}
+	r.count("claims taken from a process that lived on", zombies)
 	for _, what := range slices.Sorted(keys(times)) {
 		slices.Sort(times[what])
 		r.Recovery = append(r.Recovery, Recovery{what, times[what]})

@@ -42,8 +42,8 @@ func (s *System) torment(ctx context.Context) {
 			}
 		}
 	}
-	kill, freeze, end := process(s.killProcess), process(s.freezeProcess), process(s.endProcess)
-	lane(2, 300*time.Millisecond, 1500*time.Millisecond, []func(context.Context, *rand.Rand){kill, kill, kill, freeze, freeze, end, end})
+	kill, freeze, zombie, end := process(s.killProcess), process(s.freezeProcess), process(s.wakeZombie), process(s.endProcess)
+	lane(2, 300*time.Millisecond, 1500*time.Millisecond, []func(context.Context, *rand.Rand){kill, kill, kill, freeze, zombie, zombie, end, end})
 	lane(3, 200*time.Millisecond, 800*time.Millisecond, []func(context.Context, *rand.Rand){
 		s.killServer, s.restartServer, s.cut, s.reset, s.blackhole, s.late, s.slow, s.loseReplies,
 		s.deafen, s.terminateAll, s.longTransaction, s.readOnly, s.lockTables,
@@ -95,12 +95,30 @@ func (s *System) killProcess(_ context.Context, _ *rand.Rand, p *place) {
 // freezeProcess stands a process still for longer than its lease.
 func (s *System) freezeProcess(ctx context.Context, _ *rand.Rand, p *place) {
 	fault := audit.Fault{Kind: "SIGSTOP", Login: p.process.told().Login, Began: time.Now()}
+	s.standStill(ctx, p)
+	p.process.thaw()
+	s.harm(fault)
+}
+
+// wakeZombie is a SIGSTOP whose victim goes on before its beat can tell it that it is dead: only the fence is left.
+func (s *System) wakeZombie(ctx context.Context, _ *rand.Rand, p *place) {
+	fault := audit.Fault{Kind: "SIGSTOP, and then no beat", Login: p.process.told().Login, Began: time.Now()}
+	s.standStill(ctx, p)
+	var held sync.WaitGroup
+	held.Go(func() { // its error is of no interest, as that of statement
+		_ = s.server.execOnce(ctx, "BEGIN; LOCK TABLE ci_workers IN SHARE MODE; SELECT pg_sleep(1); COMMIT")
+	})
+	pause(ctx, 300*time.Millisecond)
+	p.process.thaw()
+	held.Wait()
+	s.harm(fault)
+}
+
+func (s *System) standStill(ctx context.Context, p *place) {
 	if err := p.process.freeze(ctx); err != nil && p.process.running() && ctx.Err() == nil {
 		s.broke(err)
 	}
 	pause(ctx, lease+1500*time.Millisecond)
-	p.process.thaw()
-	s.harm(fault)
 }
 
 func (s *System) endProcess(_ context.Context, _ *rand.Rand, p *place) {
