@@ -38,7 +38,7 @@ var sizes = map[string]size{
 		clients: 256, bulk: 2_000, slots: 1_024, workers: []int{1, 2, 8, 32}, load: 5 * time.Second, articleRuns: 1_500,
 		wakes: 250, riverWakes: 100, rate: 300, rateFor: 10 * time.Second, kills: 10,
 		enqueuers: 32,
-		history:   []int{0, 1_000_000, 10_000_000}, claims: 1_000,
+		history:   []int{0, 1_000_000, 10_000_000}, claims: 500,
 		heldRate: 1_000, heldFor: 60 * time.Second,
 		replicas: 4, settle: 15 * time.Second, watch: 30 * time.Second,
 		bigJobs: 1_000, bigSlots: 4, arrivals: 10, handler: 10 * time.Millisecond,
@@ -63,6 +63,6 @@ var sizes = map[string]size{
 		history:   []int{0, 1_000}, claims: 5,
 		heldRate: 50, heldFor: 300 * time.Millisecond,
 		replicas: 1, settle: 500 * time.Millisecond, watch: time.Second,
-		bigJobs: 40, bigSlots: 4, arrivals: 2, handler: 5 * time.Millisecond,
+		bigJobs: 200, bigSlots: 4, arrivals: 2, handler: 20 * time.Millisecond,
 	},
 }
