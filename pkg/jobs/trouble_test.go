@@ -337,3 +337,22 @@ func TestAReadOnlyWindowIsWaitedOut(t *testing.T) {
 		t.Errorf("%d warnings:\n%s", n, lines(logs))
 	}
 }
+
+// With 5 s to begin with, four waits are at least a minute: a blip of DNS, or of GitHub, ends nobody's run.
+func TestWaitsAfterFailuresDoubleUpToFiveMinutes(t *testing.T) {
+	t.Parallel()
+	db := jobstest.New(t)
+	job := planned(t, db, 1)[0]
+	stage := runnerStage(1, func(context.Context, *jobs.Job) (jobs.Result, error) { return jobs.Result{}, errors.New("no such host") })
+	stage.RetryAfter = 5 * time.Second
+	work(t, db.Open(t, "runner"), stage)
+	for earlier, most := range map[int]time.Duration{0: 5 * time.Second, 3: 40 * time.Second, 6: 5 * time.Minute, 1000: 5 * time.Minute} {
+		db.Await(t, soon, "SELECT status = 'blocked' FROM ci_jobs WHERE id = $1", job)
+		db.Exec(t, "UPDATE ci_jobs SET status = 'initialized', failures = $2, not_before = NULL WHERE id = $1", job, earlier)
+		db.Await(t, soon, "SELECT status = 'blocked' AND failures = $2 + 1 FROM ci_jobs WHERE id = $1", job, earlier)
+		wait := jobstest.Value[time.Duration](t, db, "SELECT not_before - status_change_time FROM ci_jobs WHERE id = $1", job)
+		if wait < most*4/5-time.Second || wait > most+time.Second {
+			t.Errorf("after %d failures it waits %s, want between four fifths of %s and all of it", earlier+1, wait, most)
+		}
+	}
+}
