@@ -45,7 +45,7 @@ typedef Job {
 	mtype admit_to;         /* the claimable state that it goes back to */
 	mtype token;            /* the fence; 0: nobody holds the job */
 	byte worker;            /* whose claim it is; 0: nobody's */
-	byte failures;          /* infrastructure failures of this stage */
+	byte failures;          /* infrastructure failures and crashes of this stage */
 	bool cancel;            /* somebody has asked for its end */
 #ifdef ATTEMPT_FENCE
 	byte attempt
@@ -427,7 +427,7 @@ proctype Reaper(byte r) {
 #define R reaper[r]
 	do
 	:: atomic {
-		/* watch_workers: the process of this worker has died, or, as a fault, is slow. */
+		/* survey: the process of this worker has died, or, as a fault, is slow. */
 		R.watched == 0 && R.token == 0 && (r == 0 || reaper[0].watched != 0) && !FINAL(job.status) &&
 		(SOME_SILENT || SLOW(0) || SLOW(1)) ->
 		if
@@ -457,7 +457,7 @@ proctype Reaper(byte r) {
 	   }
 #endif
 	:: atomic {
-		/* lost_jobs: judge the claim. */
+		/* survey: judge the claim. */
 		HELD(job.status) && (DEAD(job.worker) || OVERDUE) && R.token == 0 && (r == 0 || reaper[0].token != 0) ->
 		if
 		:: DEAD(job.worker) -> R.dead = true
