@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lockstep-ci/lockstep/migrations"
 	"github.com/lockstep-ci/lockstep/test/chaos/internal/audit"
 	"github.com/lockstep-ci/lockstep/test/chaos/internal/lab"
 )
@@ -37,7 +38,7 @@ func testAll(m *testing.M) (code int, err error) {
 			return 0, err
 		}
 		defer func() { _ = os.RemoveAll(binaries) }()
-		if err := lab.Build(context.Background(), root, binaries); err != nil {
+		if err := lab.Build(context.Background(), root, binaries, migrations.Services); err != nil {
 			return 0, err
 		}
 	}
@@ -96,7 +97,7 @@ func TestTheAuditorSeesAMissingFence(t *testing.T) {
 	}
 	t.Parallel()
 	unfenced := t.TempDir()
-	if err := lab.BuildUnfenced(t.Context(), root, unfenced); err != nil {
+	if err := lab.BuildUnfenced(t.Context(), root, binaries, unfenced); err != nil {
 		t.Fatal(err)
 	}
 	report := zombie(t, unfenced)

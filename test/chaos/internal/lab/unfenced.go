@@ -4,10 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
+
+	"github.com/lockstep-ci/lockstep/migrations"
 )
 
 // fences are the statements that end a claim or write under one. Each names the claim's token.
@@ -24,9 +28,9 @@ var fences = []string{
 var byToken = regexp.MustCompile(`(\b[a-z]+\.)?claim_token = (@token|[a-z]+\.token)\b`)
 
 // BuildUnfenced builds the services as they would be without a fence, from the sources at root: whoever writes under a
-// claim asks only whether the job is held, not by whom. An error names a statement in which there was no fence to remove:
-// then the list above is out of date.
-func BuildUnfenced(ctx context.Context, root, into string) error {
+// claim asks only whether the job is held, not by whom. Those that write under no claim are taken from binaries. An error
+// names a statement in which there was no fence to remove: then the list above is out of date.
+func BuildUnfenced(ctx context.Context, root, binaries, into string) error {
 	replace := map[string]string{}
 	for i, name := range fences {
 		path := filepath.Join(root, name)
@@ -51,13 +55,24 @@ func BuildUnfenced(ctx context.Context, root, into string) error {
 	if err := os.WriteFile(file, overlay, 0o600); err != nil {
 		return fmt.Errorf("remove the fence: %w", err)
 	}
-	return Build(ctx, root, into, "-overlay="+file)
+	for _, service := range migrations.Services {
+		if holders[service] {
+			continue
+		}
+		if err := os.Symlink(filepath.Join(binaries, service), filepath.Join(into, service)); err != nil {
+			return fmt.Errorf("take over %s: %w", service, err)
+		}
+	}
+	return Build(ctx, root, into, slices.Collect(maps.Keys(holders)), "-overlay="+file)
 }
 
-// Build builds the services of the workspace at root as `make build` does, and so from the same build cache.
-func Build(ctx context.Context, root, into string, flags ...string) error {
+// holders are the services that hold claims.
+var holders = map[string]bool{"initializer": true, "runner": true}
+
+// Build builds services of the workspace at root as `make build` does, and so from the same build cache.
+func Build(ctx context.Context, root, into string, services []string, flags ...string) error {
 	args := append([]string{"build", "-trimpath", "-o", into + string(filepath.Separator)}, flags...)
-	for service := range Replicas {
+	for _, service := range services {
 		args = append(args, "./services/"+service)
 	}
 	cmd := exec.CommandContext(ctx, "go", args...)
