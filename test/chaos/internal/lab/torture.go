@@ -20,11 +20,11 @@ var Replicas = map[string]int{"api-gateway": 2, "initializer": 2, "runner": 3, "
 
 const (
 	calm    = 6 * time.Second // between the last fault and the rollout, so that that one is graceful for sure
-	settled = time.Minute     // within that after the last fault every run must have ended
+	settled = 2 * time.Minute // within that after the last request every run must have ended; an idle machine takes seconds
 )
 
 // Torture lets clients ask for runs and does everything to the system for so long. Then all is mended, every worker is
-// replaced as by a rollout, still under load, and what was accepted gets a minute to end.
+// replaced as by a rollout, still under load, and what was accepted gets two minutes to end.
 func (s *System) Torture(ctx context.Context, d time.Duration) error {
 	ctx, s.giveUp = context.WithCancel(ctx)
 	defer s.giveUp()
