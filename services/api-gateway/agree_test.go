@@ -466,6 +466,9 @@ func TestEventsGoOnBehindTheOneThatIsNamed(t *testing.T) {
 	if a := g.send("GET", path, "", "Last-Event-ID", last); a.status != http.StatusNoContent {
 		t.Errorf("behind the end (%s): %d", last, a.status)
 	}
+	if a := g.send("HEAD", "/api/v1/runs/"+run+"/events", ""); a.status != http.StatusOK || a.header.Get("Content-Type") != "text/event-stream" {
+		t.Errorf("HEAD: %d %v", a.status, a.header)
+	}
 	for _, from := range []string{"x", "-1", "1,2", "1," + job + ".0.0", "1," + job + ".1.-1", "1,999.1.0", "1,end,x", strconv.Itoa(1<<62) + "0", "1,,"} {
 		a := g.send("GET", path, "", "Last-Event-ID", from)
 		if p := restProblem(t, a); a.status != http.StatusBadRequest || p.Field != "Last-Event-ID" {

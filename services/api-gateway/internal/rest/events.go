@@ -56,6 +56,9 @@ func (a *API) RunEvents(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Accel-Buffering", "no") // nginx would keep events back
+	if r.Method == http.MethodHead {
+		return nil
+	}
 	out := &events{w: w, control: http.NewResponseController(w), at: at}
 	err = out.serve(r.Context(), feed)
 	if err != nil && !out.begun {
