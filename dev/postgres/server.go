@@ -86,8 +86,9 @@ func (k kind) url(password string, port int) string {
 	return u.String()
 }
 
-// Durable are the settings of a Throwaway server that benchmarks may be run on: what it acknowledged is on disk.
-var Durable = []string{"fsync=on", "full_page_writes=on"}
+// Durable are the settings of a Throwaway server that benchmarks may be run on: what it acknowledged is on disk, and no
+// checkpoint falls into a measurement by chance.
+var Durable = []string{"fsync=on", "full_page_writes=on", "shared_buffers=1GB", "max_wal_size=8GB", "checkpoint_timeout=30min"}
 
 // Throwaway starts a server for tests, whose URL is the superuser's. It is fast rather than durable (fsync=off), unless
 // settings (name=value, after its own) say otherwise: see Durable.

@@ -15,8 +15,6 @@ import (
 var (
 	//go:embed queries/claim.sql
 	claimSQL string
-	//go:embed queries/expire.sql
-	expireSQL string
 	//go:embed queries/settle.sql
 	settleSQL string
 )
@@ -42,18 +40,16 @@ func (n *Notifier) claim(ctx context.Context, free int) ([]report, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	began := time.Now()
-	var reports []report
-	batch := &pgx.Batch{}
-	batch.Queue(expireSQL)
-	batch.Queue(claimSQL, pgx.NamedArgs{"slots": free, "held": held}).Query(func(rows pgx.Rows) (err error) {
-		reports, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (report, error) {
-			r := report{claimedAt: began}
-			err := row.Scan(&r.ID, &r.RunID, &r.JobID, &r.Repository, &r.SHA, &r.Context, &r.State, &r.Description, &r.Version, &r.Attempt, &r.Token)
-			return r, err
-		})
-		return err
+	rows, err := n.db.Pool().Query(ctx, claimSQL, pgx.NamedArgs{"slots": free, "held": held})
+	if err != nil {
+		return nil, fmt.Errorf("claim %d reports: %w", free, err)
+	}
+	reports, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (report, error) {
+		r := report{claimedAt: began}
+		err := row.Scan(&r.ID, &r.RunID, &r.JobID, &r.Repository, &r.SHA, &r.Context, &r.State, &r.Description, &r.Version, &r.Attempt, &r.Token)
+		return r, err
 	})
-	if err := n.db.Pool().SendBatch(ctx, batch).Close(); err != nil {
+	if err != nil {
 		return nil, fmt.Errorf("claim %d reports: %w", free, err)
 	}
 	return reports, nil
