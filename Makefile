@@ -23,6 +23,8 @@ run: build ## start Lockstep and run the example through it; REPO=<url or path> 
 # -count=1: the tests read binaries and manifests outside their modules, which Go's test cache does not watch.
 test: build browser ## test everything on a real PostgreSQL of its own (or on TEST_DATABASE_URL)
 	@status=0; LOCKSTEP_BIN=$(CURDIR)/bin bin/withpg -- go test $(RACE) -count=1 $(SHORT) $(ALL) || status=$$?; \
+	echo "the queue once more, without notifications"; \
+	LOCKSTEP_TEST_NOTIFY=off bin/withpg -- go test $(RACE) -count=1 $(SHORT) -skip 'Interleaving|Model|Outlive|LongTransaction|Locked|Waited|Exhausted' $(ROOT)/pkg/jobs || status=$$?; \
 	[ -n "$(RACE)" ] || echo "no C compiler: tested without -race"; \
 	exit $$status
 
