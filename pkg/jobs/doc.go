@@ -32,9 +32,10 @@
 //  3. A claim takes at most as many jobs as it asked for, in their turn. (TestClaimTakesAtMostWhatItAskedFor,
 //     TestTheQueueDoesAsItsModelDoes)
 //  4. Every later write of a claim names its token: finish, failure, release, outputs, steps and log. One that comes too late
-//     changes nothing, also when the same process holds the job again. A worker that was marked dead beats no more.
-//     (TestAStaleClaimChangesNothingThoughItsProcessHoldsTheJobAgain, TestFinishOfALostClaimChangesNothing,
-//     TestALostClaimStoresNothingMore, TestBeatOfAMarkedWorkerIsRefused)
+//     changes nothing, also when the same process holds the job again. A reaper names the claim that it judged, too, and a
+//     worker that was marked dead beats no more. (TestAStaleClaimChangesNothingThoughItsProcessHoldsTheJobAgain,
+//     TestFinishOfALostClaimChangesNothing, TestALostClaimStoresNothingMore,
+//     TestAReaperEndsTheClaimThatItJudgedAndNoOther, TestBeatOfAMarkedWorkerIsRefused)
 //  5. A transition is applied at most once per claim, also when the reply to its commit is lost, and only legal ones are.
 //     Final states have no exit. (TestFinishTwiceIsOneTransition, TestOnlyLegalTransitionsAreMade,
 //     TestEveryInterleavingOfTwoTransitionsKeepsTheRules)

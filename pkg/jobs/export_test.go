@@ -99,11 +99,22 @@ func (w *Watch) Mark(ctx context.Context, worker int64, beat string) error {
 
 // Reap ends the claims of dead workers, past their deadline, or held by hand for too long.
 func (w *Watch) Reap(ctx context.Context) error {
-	_, claims, _, err := w.r.survey(ctx)
-	if err != nil || len(claims) == 0 {
+	end, err := w.Judge(ctx)
+	if err != nil {
 		return err
 	}
-	return each(ctx, claims, func(some []lost) error { return w.r.reap(ctx, some) })
+	return end()
+}
+
+// Judge looks for the claims that Reap would end, and returns what ends them.
+func (w *Watch) Judge(ctx context.Context) (end func() error, err error) {
+	_, claims, _, err := w.r.survey(ctx)
+	return func() error {
+		if len(claims) == 0 {
+			return nil
+		}
+		return each(ctx, claims, func(some []lost) error { return w.r.reap(ctx, some) })
+	}, err
 }
 
 // Sweep moves blocked jobs that nobody else moves.

@@ -158,6 +158,30 @@ func TestAStaleClaimChangesNothingThoughItsProcessHoldsTheJobAgain(t *testing.T)
 	must(t, hand.FinishWith(ctx, again, jobs.Result{Status: jobs.StatusSuccess, Commit: func(context.Context, pgx.Tx) error { return nil }}))
 }
 
+func TestAReaperEndsTheClaimThatItJudgedAndNoOther(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	db := jobstest.New(t)
+	planned(t, db, 1)
+	hand := jobs.NewHand(db.Open(t, "runner"), runner)
+	must(t, hand.Beat(ctx))
+	old, err := hand.Claim(ctx, 1)
+	must(t, err)
+	db.Exec(t, "UPDATE ci_jobs SET deadline_at = clock_timestamp()")
+	end, err := jobs.NewWatch(db.Open(t, "reaper"), jobs.Reaping{UnownedAfter: time.Hour, MaxFailures: 3, MaxCrashes: 3}).Judge(ctx)
+	must(t, err)
+	// Before the reaper acts the claim ends by itself, and another one begins.
+	must(t, hand.Release(ctx, old[0]))
+	again, err := hand.Claim(ctx, 1)
+	must(t, err)
+	before := everything(t, db)
+	must(t, end())
+	if diff := gocmp.Diff(before, everything(t, db)); diff != "" {
+		t.Errorf("the reaper changed something (-was +is):\n%s", diff)
+	}
+	must(t, hand.Release(ctx, again[0]))
+}
+
 // everything is all rows of all tables, but for the workers' beats.
 func everything(t *testing.T, db *jobstest.Database) (rows []string) {
 	t.Helper()
