@@ -343,7 +343,9 @@ func TestWaitsAfterFailuresDoubleUpToFiveMinutes(t *testing.T) {
 	t.Parallel()
 	db := jobstest.New(t)
 	job := planned(t, db, 1)[0]
-	stage := runnerStage(1, func(context.Context, *jobs.Job) (jobs.Result, error) { return jobs.Result{}, errors.New("no such host") })
+	stage := runnerStage(1, func(context.Context, *jobs.Job) (jobs.Result, error) {
+		return jobs.Result{}, errors.New("no such host")
+	})
 	stage.RetryAfter = 5 * time.Second
 	work(t, db.Open(t, "runner"), stage)
 	for earlier, most := range map[int]time.Duration{0: 5 * time.Second, 3: 40 * time.Second, 6: 5 * time.Minute, 1000: 5 * time.Minute} {
