@@ -141,6 +141,9 @@ var (
 	tAdmit = transition{name: "admit", prepare: "UPDATE ci_jobs SET not_before = clock_timestamp() WHERE id = $waiting", do: func(ctx context.Context, s *side, _ scene) error {
 		return s.watch().Sweep(ctx)
 	}}
+	tRoom = transition{name: "admit into a raised limit", prepare: "UPDATE ci_repositories SET max_running = 4", do: func(ctx context.Context, s *side, _ scene) error {
+		return s.watch().Sweep(ctx)
+	}}
 	tAnswer = transition{name: "the initializer's answer", do: func(ctx context.Context, s *side, sc scene) error {
 		return s.hand(sc).FinishWith(ctx, sc.job, answer(sc.job))
 	}, ends: []jobs.Status{jobs.StatusInitialized, jobs.StatusCancelled}}
@@ -148,12 +151,12 @@ var (
 
 var (
 	plannedTransitions = []transition{tEnqueue, tRerun, tCancel, tClaim, tBeat, tSuccess, tCommit, tFailure, tOther, tFail, tRelease, tMark, tMarkAndReap, tOverdue, tExhaust, tAdmit}
-	limitedTransitions = []transition{tCancel, tClaim, tSuccess, tFailure, tOther, tFail, tRelease, tMarkAndReap, tOverdue, tExhaust, tAdmit}
+	limitedTransitions = []transition{tCancel, tClaim, tSuccess, tFailure, tOther, tFail, tRelease, tMarkAndReap, tOverdue, tExhaust, tAdmit, tRoom}
 	askedTransitions   = []transition{tEnqueue, tRerun, tCancel, tClaim, tBeat, tFailure, tFail, tRelease, tMark, tMarkAndReap, tOverdue, tAnswer}
 )
 
-// plannedRun is a run of six jobs: a matrix of two with fail-fast, of which one is held and one can be claimed; b, held
-// by another worker; c, which needs both; d, which needs c; and e in its backoff.
+// plannedRun is a run of eight jobs: a matrix of two with fail-fast, of which one is held and one can be claimed; b, held
+// by another worker; c, which needs both; d, which needs c; e in its backoff; and two of f, which need b.
 func plannedRun(t *testing.T, set *stageSet) scene {
 	ctx := t.Context()
 	enqueued, err := set.direct.gateway.Enqueue(ctx, jobs.NewRun{Repository: repository, Event: "push", HeadSHA: strings.Repeat("a", 40)})
@@ -183,12 +186,14 @@ func plannedRun(t *testing.T, set *stageSet) scene {
 }
 
 // limitedRun is that run in a repository of which three jobs may be claimable or held at once: so many are. Another run's
-// one waits for a place.
+// three wait for a place.
 func limitedRun(t *testing.T, set *stageSet) scene {
 	sc := plannedRun(t, set)
 	set.db.Exec(t, "INSERT INTO ci_repositories (repository, max_running) VALUES ($1, 3)", repository)
 	next := jobstest.Value[int64](t, set.db, "INSERT INTO ci_runs (repository, event, status) VALUES ($1, 'push', 'running') RETURNING id", repository)
-	place(t, set.db, next, "blocked", "next", 0, nil)
+	for index := range 3 {
+		place(t, set.db, next, "blocked", "next", index, nil)
+	}
 	return sc
 }
 
@@ -214,7 +219,8 @@ func answer(job *jobs.Job) jobs.Result {
 			"needs": append([]string{}, needs...), "fail_fast": key == "a", "timeout_seconds": 900, "spec": row{}, "reason": ""}
 	}
 	rows := []row{one("a", 0, "initialized"), one("a", 1, "initialized"), one("b", 0, "initialized"),
-		one("c", 0, "blocked", "a", "b"), one("d", 0, "blocked", "c"), one("e", 0, "initialized")}
+		one("c", 0, "blocked", "a", "b"), one("d", 0, "blocked", "c"), one("e", 0, "initialized"),
+		one("f", 0, "blocked", "b"), one("f", 1, "blocked", "b")}
 	return jobs.Result{Status: jobs.StatusInitialized, Commit: func(ctx context.Context, tx pgx.Tx) error {
 		return planRun(ctx, tx, job, rows)
 	}}
