@@ -130,6 +130,7 @@ func (r *reaper) survey(ctx context.Context) (workers []living, claims []lost, w
 		"unowned_after": r.UnownedAfter, "max_failures": r.MaxFailures, "sweep": r.looks%sweepEvery == 1,
 	}).Scan(&mayNotWrite, &workers, &claims, &waiting)
 	if err == nil && mayNotWrite { // nor may the workers: their silence means nothing
+		r.db.pool.Reset() // a session stays as it is; a new one may find the server that may write
 		err = errReadOnly
 	}
 	if err != nil {
