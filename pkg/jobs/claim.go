@@ -2,6 +2,7 @@ package jobs
 
 import (
 	"context"
+	"math/rand/v2"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -61,7 +62,7 @@ func (w *worker) claimLoop(ctx, life context.Context) {
 			}
 			backlog = len(jobs) == asked
 			rested = ended.Add(min(rest, w.stage.Poll))
-			poll = ended.Add(w.stage.Poll - jitter(w.stage.Poll/10))
+			poll = ended.Add(w.stage.Poll - rand.N(w.stage.Poll/10+1)) // a fleet does not look in step
 			due = poll
 			if backlog {
 				due = ended
