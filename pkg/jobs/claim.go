@@ -12,7 +12,7 @@ import (
 const (
 	maxClaim   = 500                   // rows of one claim
 	claimEvery = 10 * time.Millisecond // a stage looks at the table about so often, however many workers it has
-	claimShare = 10                    // a worker spends at most one part in so many of its time looking
+	claimShare = 4                     // a worker spends at most one part in so many of its time looking
 )
 
 // claimLoop fills the free slots: when it is told of something to claim, when a slot becomes free while there is more, and
