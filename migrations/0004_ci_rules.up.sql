@@ -186,22 +186,24 @@ BEGIN
                   HINT = 'Table ci_transitions lists the legal transitions; final states have no exit.';
     END IF;
 
+    INSERT INTO ci_attempts (job_id, attempt, stage, worker_id, claim_token, claimable_at, claimed_at, ended_at, outcome, cause)
+    SELECT c.id, c.attempt, c.previous_status, c.worker_id, c.ended_token, c.claimable_at, c.claimed_at, c.status_change_time, c.status, c.reason
+    FROM   changed c
+    WHERE  c.previous_status <> c.status AND ci_is_held(c.previous_status);
+
     -- Claims and admissions concern nobody else: they take no lock on the run. A claim then never waits for one, and an
-    -- admission, which may reach into other runs of the repository, never locks runs out of order.
+    -- admission, which may reach into other runs of the repository, never locks runs out of order. Nor has a job that goes
+    -- on without a plan anything to tell.
     SELECT array_agg(DISTINCT c.run_id), bool_or(c.fail_fast AND c.status IN ('failure', 'error')),
            bool_or(ci_is_final(c.status) AND c.status <> 'success')
     INTO   v_runs, v_fail_fast, v_broken
     FROM   changed c
     WHERE  c.previous_status <> c.status AND NOT ci_is_held(c.status)
-    AND    (c.previous_status <> 'blocked' OR ci_is_final(c.status));
+    AND    (c.previous_status <> 'blocked' OR ci_is_final(c.status))
+    AND    (c.job_key <> '' OR ci_is_final(c.status) OR c.status = 'blocked');
     IF v_runs IS NULL THEN
         RETURN NULL;
     END IF;
-
-    INSERT INTO ci_attempts (job_id, attempt, stage, worker_id, claim_token, claimable_at, claimed_at, ended_at, outcome, cause)
-    SELECT c.id, c.attempt, c.previous_status, c.worker_id, c.ended_token, c.claimable_at, c.claimed_at, c.status_change_time, c.status, c.reason
-    FROM   changed c
-    WHERE  c.previous_status <> c.status AND ci_is_held(c.previous_status);
 
     -- In a statement of its own: two parents finishing at once would otherwise each see the other unfinished, and
     -- the child would never be released.
