@@ -1,17 +1,16 @@
 -- The rules of the queue. They hold for every writer: our services, psql, and whoever comes next.
 
--- ci_take_turns: hand n turns of a claimable state to a repository and return the first; the others follow at
--- 1/weight. A turn is max(lowest waiting turn, the repository's last + 1/weight), so that one repository's
--- thousand jobs delay another's one by at most one free slot. Nothing waits: the highest turn ever given counts,
--- else a repository that has been busy would stand behind all of one that has not.
-CREATE FUNCTION ci_take_turns(p_repository text, p_status ci_job_status, p_priority integer, n integer)
-    RETURNS double precision
+-- ci_take_turns: hand turns of a claimable state to repositories, so many to each, and return the first of each; the
+-- others follow at step = 1/weight. A turn is max(lowest waiting turn, the repository's last + 1/weight), so that one
+-- repository's thousand jobs delay another's one by at most one free slot. Nothing waits: the highest turn ever given
+-- counts, else a repository that has been busy would stand behind all of one that has not.
+CREATE FUNCTION ci_take_turns(p_repositories text[], p_counts integer[], p_status ci_job_status, p_priority integer)
+    RETURNS TABLE (repository text, first double precision, step double precision)
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS
 $$
+#variable_conflict use_column
 DECLARE
     v_lowest double precision;
-    v_step   double precision;
-    v_last   double precision;
 BEGIN
     -- The state as a literal: a parameter cannot match the partial index of the state. A plan that is kept costs a
     -- tenth of one that is made each time, so the two states that every job passes have one each.
@@ -24,20 +23,35 @@ BEGIN
         INTO v_lowest USING p_priority;
     END IF;
     IF v_lowest IS NULL THEN
-        SELECT max(turn) INTO v_lowest FROM ci_turns WHERE status = p_status;
+        SELECT coalesce(max(turn), 0) INTO v_lowest FROM ci_turns WHERE status = p_status;
     END IF;
-    SELECT 1 / weight INTO v_step FROM ci_repositories WHERE repository = p_repository;
-    v_step := coalesce(v_step, 1);
 
-    INSERT INTO ci_turns AS t (repository, status, turn)
-    VALUES (p_repository, p_status, coalesce(v_lowest, 0) + (n - 1) * v_step)
-    ON CONFLICT (repository, status) DO UPDATE
-    SET    turn = greatest(coalesce(v_lowest, 0), t.turn + v_step) + (n - 1) * v_step
-    RETURNING turn INTO v_last;
-    RETURN v_last - (n - 1) * v_step;
+    RETURN QUERY
+    WITH asked AS MATERIALIZED (
+        SELECT a.repository, a.n, coalesce(1 / p.weight, 1) AS step
+        FROM   unnest(p_repositories, p_counts) AS a (repository, n) LEFT JOIN ci_repositories p USING (repository)
+    ), taken AS (
+        INSERT INTO ci_turns AS t (repository, status, turn)
+        SELECT repository, p_status, v_lowest + (n - 1) * step FROM asked
+        ORDER  BY repository -- two takers of the same ones would else wait for each other for ever
+        ON CONFLICT (repository, status) DO UPDATE
+        SET    turn = EXCLUDED.turn + greatest(0, t.turn - v_lowest + (SELECT a.step FROM asked a WHERE a.repository = t.repository))
+        RETURNING t.repository, t.turn
+    )
+    SELECT repository, taken.turn - (n - 1) * step, step FROM asked JOIN taken USING (repository);
 END
 $$;
-REVOKE ALL ON FUNCTION ci_take_turns FROM PUBLIC;
+REVOKE ALL ON FUNCTION ci_take_turns(text[], integer[], ci_job_status, integer) FROM PUBLIC;
+
+-- ci_take_turns: the same for one repository.
+CREATE FUNCTION ci_take_turns(p_repository text, p_status ci_job_status, p_priority integer, n integer) RETURNS double precision
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS
+$$
+BEGIN
+    RETURN (SELECT first FROM ci_take_turns(ARRAY[p_repository], ARRAY[n], p_status, p_priority));
+END
+$$;
+REVOKE ALL ON FUNCTION ci_take_turns(text, ci_job_status, integer, integer) FROM PUBLIC;
 
 -- ci_jobs_stamp: what each row carries about its own transition, whoever makes it.
 CREATE FUNCTION ci_jobs_stamp() RETURNS trigger

@@ -37,7 +37,8 @@ GRANT INSERT (id, repository, event, ref, head_sha, base_ref, base_sha, pull_req
 GRANT USAGE ON SEQUENCE ci_runs_id_seq TO lockstep_api_gateway;
 GRANT INSERT (run_id, repository, turn), UPDATE (status, cancel_requested_at, reason) ON ci_jobs TO lockstep_api_gateway;
 GRANT SELECT ON ci_steps, ci_logs, ci_reports TO lockstep_api_gateway;
-GRANT EXECUTE ON FUNCTION ci_take_turns TO lockstep_api_gateway, lockstep_initializer;
+GRANT EXECUTE ON FUNCTION ci_take_turns(text, ci_job_status, integer, integer), ci_take_turns(text[], integer[], ci_job_status, integer)
+    TO lockstep_api_gateway, lockstep_initializer;
 
 -- initializer: answers what a commit wants to run.
 GRANT UPDATE (head_sha, ref, version) ON ci_runs TO lockstep_initializer;

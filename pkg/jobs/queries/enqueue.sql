@@ -1,6 +1,6 @@
 -- enqueue: runs and their first jobs, `new`, in one statement. A run whose idempotency key is taken is left out of the
 -- answer. Ids are drawn beforehand, in the order asked, to know which row is whose.
--- ORDER BY: two groups with the same keys, or the same repositories, would else wait for each other for ever.
+-- ORDER BY: two groups with the same keys would else wait for each other for ever.
 WITH asked AS MATERIALIZED (
     SELECT nextval('ci_runs_id_seq') AS id, ci_repository_url(a.repository) AS repository, a.event, nullif(a.ref, '') AS ref,
            nullif(a.head_sha, '') AS head_sha, nullif(a.base_ref, '') AS base_ref, nullif(a.base_sha, '') AS base_sha,
@@ -22,9 +22,9 @@ WITH asked AS MATERIALIZED (
     ON CONFLICT ON CONSTRAINT one_run_for_one_key DO NOTHING
     RETURNING id, repository
 ), turn AS MATERIALIZED (
-    SELECT r.repository, ci_take_turns(r.repository, 'new', 0, r.n) AS first,
-           coalesce((SELECT 1 / p.weight FROM ci_repositories p WHERE p.repository = r.repository), 1) AS step
-    FROM  (SELECT repository, count(*)::integer AS n FROM run GROUP BY repository ORDER BY repository) AS r
+    SELECT t.* FROM (SELECT array_agg(repository) AS repositories, array_agg(n) AS counts
+                     FROM  (SELECT repository::text, count(*)::integer AS n FROM run GROUP BY repository) AS counted) AS many,
+           ci_take_turns(many.repositories, many.counts, 'new', 0) AS t
 ), job AS (
     INSERT INTO ci_jobs (run_id, repository, turn)
     SELECT run.id, run.repository, turn.first + (row_number() OVER (PARTITION BY run.repository ORDER BY run.id) - 1) * turn.step
