@@ -95,11 +95,16 @@ func (c *crew) failed(err error) {
 
 // finished waits until n jobs have passed the last handler and every run in the database has ended with success.
 func finished(ctx context.Context, d *database, handled *atomic.Int64, n int) error {
+	return handledAnd(ctx, d, query("all_ended"), handled, n)
+}
+
+// handledAnd waits until n jobs have passed the last handler and the database says that they are done.
+func handledAnd(ctx context.Context, d *database, done string, handled *atomic.Int64, n int) error {
 	const limit = 3 * time.Minute
 	if err := until(ctx, limit, 2*time.Millisecond, func() bool { return handled.Load() >= int64(n) }); err != nil {
 		return fmt.Errorf("%d of %d jobs have reached the last handler: %w", handled.Load(), n, err)
 	}
-	return d.await(ctx, limit, query("all_ended"))
+	return d.await(ctx, limit, done)
 }
 
 // check wants n runs, and all of them successes: a figure counts only when the work was done.
