@@ -66,7 +66,7 @@ bench-micro: build ## run the queue's micro-benchmarks, in the form that benchst
 chaos: build ## kill, stop and cut off everything under load for CHAOS_SECONDS (120), and audit it; SEED=<n> repeats a run
 	@go build -o bin/ $(ROOT)/test/chaos && LOCKSTEP_BIN=$(CURDIR)/bin exec bin/chaos
 
-model: ## check the model of the queue (needs spin)
+model: ## check the model of the queue (needs spin and a C compiler)
 	@docs/model/run
 
 tidy: ## go mod tidy in every module, those of the tools too

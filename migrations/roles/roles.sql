@@ -26,9 +26,8 @@ BEGIN
 END
 $$;
 
--- Who works has a row in ci_workers and beats.
-GRANT SELECT, INSERT (stage, name, slots, lease), UPDATE (beat_at, dead_at) ON ci_workers
-    TO lockstep_initializer, lockstep_runner, lockstep_github_notifier, lockstep_reaper;
+-- Who claims jobs has a row in ci_workers and beats.
+GRANT SELECT, INSERT (stage, name, slots, lease), UPDATE (beat_at, dead_at) ON ci_workers TO lockstep_initializer, lockstep_runner;
 GRANT SELECT ON ci_workers TO lockstep_api_gateway;
 
 -- api-gateway: accepts, cancels and shows.
@@ -61,5 +60,5 @@ GRANT SELECT, UPDATE (status, sent_version, claim_token, deadline_at, attempt, n
 -- reaper: gives back what the dead hold.
 GRANT UPDATE (version) ON ci_runs TO lockstep_reaper;
 GRANT UPDATE (status, not_before, failures, crashes, reason) ON ci_jobs TO lockstep_reaper;
-GRANT DELETE ON ci_workers TO lockstep_reaper;
+GRANT SELECT, DELETE, UPDATE (dead_at) ON ci_workers TO lockstep_reaper;
 GRANT EXECUTE ON FUNCTION ci_admit, ci_make_log_days TO lockstep_reaper;

@@ -5,7 +5,7 @@
 //	            ▼                                              │
 //	INSERT → new ──claim──▶ initializing ──▶ initialized ──claim──▶ running ──▶ success │ failure │ error
 //	                              │               ▲                    │
-//	                              └──▶ blocked ───┴──── backoff ◀──────┘        cancelled, skipped: from anywhere unfinished
+//	                              └──▶ blocked ───┴──── backoff ◀──────┘        (cancelled: from anywhere unfinished)
 //
 // A program opens the database once, with [Open], and then does one or more of these:
 //
@@ -31,7 +31,7 @@
 //  2. A job is never held by two live claims. (TestClaimHandsEachJobToOneWorker, TestTheQueueDoesAsItsModelDoes)
 //  3. A claim takes at most as many jobs as it asked for, in their turn. (TestClaimTakesAtMostWhatItAskedFor,
 //     TestTheQueueDoesAsItsModelDoes)
-//  4. Every later write of a claim names its token: finish, failure, release, outputs, steps and log. One that comes too late
+//  4. Every later write of a claim names its token: finish (and what it commits), failure, release, steps and log. One that comes too late
 //     changes nothing, also when the same process holds the job again. A reaper names the claim that it judged, too, and a
 //     worker that was marked dead beats no more. (TestAStaleClaimChangesNothingThoughItsProcessHoldsTheJobAgain,
 //     TestFinishOfALostClaimChangesNothing, TestALostClaimStoresNothingMore,

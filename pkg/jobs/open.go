@@ -167,7 +167,7 @@ func poolConfig(url, app string) (*pgxpool.Config, error) {
 		"statement_timeout":                   "30s",
 		"lock_timeout":                        "8s", // less than our own deadlines: the error says what is wrong
 		// Each statement finds its rows by a key. The planner, who sees a table that is small now or was a minute ago,
-		// would read it whole, up to 12 times slower (docs/performance.md); jit, because a plan that has to scan is then
+		// would read it whole, up to 12 times slower (docs/adr/0011); jit, because a plan that has to scan is then
 		// thought to be worth compiling. What does want to read a whole table sets them back with SET LOCAL.
 		"enable_seqscan": "off", "jit": "off",
 	} {
