@@ -96,28 +96,26 @@ type enqueueAnswer struct {
 // maxEnqueue bounds the rows of one enqueue.
 const maxEnqueue = 500
 
-// flushEnqueues answers everybody in the batch.
-func (db *DB) flushEnqueues(ctx context.Context, batch []*enqueuing) {
+// writeEnqueues accepts the runs of a batch and answers them.
+func (db *DB) writeEnqueues(ctx context.Context, batch []*enqueuing) error {
 	runs := make([]NewRun, len(batch))
 	for i, one := range batch {
 		runs[i] = one.run
 	}
-	deadline, cancel := context.WithTimeout(ctx, 10*time.Second)
-	answers, err := enqueue(deadline, db.pool, runs)
-	cancel()
-	if refused(err) && len(batch) > 1 { // one bad run must fail nobody else's
-		for i := range batch {
-			db.flushEnqueues(ctx, batch[i:i+1])
-		}
-		return
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	answers, err := enqueue(ctx, db.pool, runs)
+	if err != nil {
+		return err
 	}
 	for i, one := range batch {
-		if err != nil {
-			one.answer <- enqueueAnswer{err: fmt.Errorf("enqueue run of %s: %w", one.run.Repository, err)}
-		} else {
-			one.answer <- answers[i]
-		}
+		one.answer <- answers[i]
 	}
+	return nil
+}
+
+func (one *enqueuing) fail(err error) {
+	one.answer <- enqueueAnswer{err: fmt.Errorf("enqueue run of %s: %w", one.run.Repository, err)}
 }
 
 type querier interface {

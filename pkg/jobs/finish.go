@@ -38,25 +38,24 @@ func (w *worker) finish(ctx context.Context, job *Job, result Result) error {
 	return <-one.answer // within the deadline of finishAll
 }
 
-// flushFinishes answers everybody in the batch.
-func (db *DB) flushFinishes(ctx context.Context, batch []*finishing) {
+// writeFinishes ends the claims of a batch and answers them.
+func (db *DB) writeFinishes(ctx context.Context, batch []*finishing) error {
 	lost, err := db.finishAll(ctx, batch)
-	if refused(err) && len(batch) > 1 { // one bad row must fail nobody else's
-		for i := range batch {
-			db.flushFinishes(ctx, batch[i:i+1])
-		}
-		return
+	if err != nil {
+		return err
 	}
 	for _, one := range batch {
-		switch {
-		case err != nil:
-			one.answer <- fmt.Errorf("finish job %d attempt %d: %w", one.job.ID, one.job.Attempt, err)
-		case lost[one.job.Token]:
-			one.answer <- fmt.Errorf("finish job %d attempt %d: %w", one.job.ID, one.job.Attempt, ErrClaimLost)
-		default:
+		if lost[one.job.Token] {
+			one.fail(ErrClaimLost)
+		} else {
 			one.answer <- nil
 		}
 	}
+	return nil
+}
+
+func (one *finishing) fail(err error) {
+	one.answer <- fmt.Errorf("finish job %d attempt %d: %w", one.job.ID, one.job.Attempt, err)
 }
 
 // finishAll ends claims in one transaction and returns those that were not ours any more.

@@ -114,7 +114,7 @@ func Open(ctx context.Context, url string, options Options) (*DB, error) {
 	db.stop = stop
 	db.listener = newListener(listenConfig.ConnConfig, anew, log, db.outages, db.metrics)
 	go db.listener.run(life)
-	db.enqueues = newBatcher(maxEnqueue, db.flushEnqueues)
+	db.enqueues = newBatcher(maxEnqueue, db.writeEnqueues, (*enqueuing).fail)
 	go func() { defer close(db.closed); db.enqueues.run(life) }()
 	return db, nil
 }

@@ -136,7 +136,7 @@ func newWorker(db *DB, stage Stage) *worker {
 		db: db, stage: stage, log: db.log.With(zap.String("stage", stage.Name)),
 		name:     fmt.Sprintf("%s:%d", host, os.Getpid()),
 		claimSQL: strings.NewReplacer("{{takes}}", string(stage.Takes), "{{holds}}", string(stage.Holds)).Replace(query("claim")),
-		finishes: newBatcher(maxFinish, db.flushFinishes),
+		finishes: newBatcher(maxFinish, db.writeFinishes, (*finishing).fail),
 		held:     map[pgtype.UUID]*claim{},
 		waiting:  map[int64]struct{}{}, peers: 1,
 		look: make(chan struct{}, 1), others: make(chan struct{}, 1), freed: make(chan struct{}, 1), beatNow: make(chan struct{}, 1),
