@@ -48,9 +48,6 @@ func (h *Hand) Claim(ctx context.Context, n int) ([]*Job, error) {
 // Forget a claim that has ended.
 func (h *Hand) Forget(token pgtype.UUID) { delete(h.w.held, token) }
 
-// Leave says goodbye, as a stage does after its drain.
-func (h *Hand) Leave(context.Context) { h.w.drain(context.Background()) }
-
 // Finish ends claims in one batch and tells which of them were lost.
 func (h *Hand) Finish(ctx context.Context, jobs []*Job, results []Result) (lost map[pgtype.UUID]bool, err error) {
 	batch := make([]*finishing, len(jobs))

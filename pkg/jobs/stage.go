@@ -97,9 +97,10 @@ func (db *DB) Work(ctx context.Context, stage Stage) error {
 	loops.Go(func() { w.finishes.run(life) })
 	loops.Go(func() { w.beatLoop(life) })
 	w.claimLoop(ctx, life)
-	w.drain(life)
+	w.drain()
 	end(nil)
 	loops.Wait()
+	w.leave(context.WithoutCancel(ctx)) // after the last beat, which would register anew
 	return nil
 }
 
@@ -292,7 +293,7 @@ func (w *worker) persist(life context.Context, write func(context.Context) error
 }
 
 // drain waits for the jobs at hand: for Grace, then with ErrStopping until their handlers have returned.
-func (w *worker) drain(life context.Context) {
+func (w *worker) drain() {
 	idle := make(chan struct{})
 	go func() { w.jobs.Wait(); close(idle) }()
 	grace := time.NewTimer(w.stage.Grace)
@@ -303,16 +304,16 @@ func (w *worker) drain(life context.Context) {
 		w.cancelAll(ErrStopping)
 		<-idle
 	}
-	w.mu.Lock()
-	id := w.id
-	w.id = 0
-	w.mu.Unlock()
-	if id == 0 {
+}
+
+// leave says goodbye, so that the reaper need not wait for the lease. Nobody else uses w any more.
+func (w *worker) leave(ctx context.Context) {
+	if w.id == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(life), 2*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	if _, err := w.db.signs.Exec(ctx, query("leave"), pgx.NamedArgs{"worker": id}); err != nil {
+	if _, err := w.db.signs.Exec(ctx, query("leave"), pgx.NamedArgs{"worker": w.id}); err != nil {
 		w.log.Warn("could not say goodbye; the reaper will notice", zap.Error(err))
 	}
 }
