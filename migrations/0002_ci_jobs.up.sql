@@ -28,12 +28,16 @@ CREATE DOMAIN ci_repository AS text CONSTRAINT repository_is_a_canonical_url CHE
     AND VALUE ~ '^(https://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[^/[:space:][:cntrl:]@:]+)+|file:///[^[:cntrl:]]+)$');
 CREATE DOMAIN ci_commit AS text CONSTRAINT commit_is_a_full_id CHECK (VALUE ~ '^[0-9a-f]{40}$');
 
--- Settings of a repository. A repository without a row has none: no limit, weight 1.
+-- What is known of a repository, and its settings. A repository without a row has the defaults: no limit, weight 1, forks ask.
 CREATE TABLE ci_repositories (
     repository  text PRIMARY KEY,
     max_running integer CONSTRAINT max_running_is_positive CHECK (max_running > 0), -- NULL: no limit
     weight      double precision NOT NULL DEFAULT 1
-                CONSTRAINT weight_is_positive CHECK (weight > 0 AND weight <= 1000)
+                CONSTRAINT weight_is_positive CHECK (weight > 0 AND weight <= 1000),
+    fork_policy text NOT NULL DEFAULT 'ask' -- what a fork's pull request does: run, ask first, or nothing
+                CONSTRAINT fork_policy_is_known CHECK (fork_policy IN ('run', 'ask', 'ignore')),
+    github_id   bigint,      -- GitHub's number of it, learned from its first delivery: a name can be given to another repository
+    changed_by  text         -- who changed a setting last
 );
 CREATE INDEX ci_repositories_limited ON ci_repositories (repository) WHERE max_running IS NOT NULL;
 
@@ -57,6 +61,7 @@ CREATE TABLE ci_runs (
     base_sha            ci_commit,   -- what path filters compare with; NULL: nothing to compare with
     pull_request        integer,
     author              text,
+    sender_id           bigint,   -- GitHub's number of the account that asked, which a commit's author cannot choose; NULL: not GitHub
     title               text,
     trusted             boolean NOT NULL DEFAULT true,
     principal           text,     -- whose idempotency key it is: 'github', or a token's name

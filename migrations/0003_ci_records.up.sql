@@ -99,6 +99,45 @@ $$;
 REVOKE ALL ON FUNCTION ci_make_log_days FROM PUBLIC;
 SELECT ci_make_log_days(14);
 
+-- Pull requests of forks that wait for somebody to look at them (ci_repositories.fork_policy = 'ask'): one row for each commit
+-- of each. What is approved is that commit and no other; the run is then made of what is kept here.
+CREATE TABLE ci_approvals (
+    id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    repository   ci_repository NOT NULL,
+    pull_request integer NOT NULL,
+    head_sha     ci_commit NOT NULL,
+    sender_id    bigint NOT NULL,      -- GitHub's number of the account that asked
+    author       text,                 -- its name, for people
+    title        text,
+    run          jsonb NOT NULL,       -- the run that it would be
+    delivery_id  text NOT NULL,        -- of the webhook: the run's idempotency key
+    asked_at     timestamptz NOT NULL, -- by GitHub's clock: deliveries may come late and out of order
+    status       text NOT NULL DEFAULT 'waiting'
+                 CONSTRAINT approval_status_is_known CHECK (status IN ('waiting', 'approved', 'rejected', 'stale', 'withdrawn')),
+    decided_by   text,
+    decided_at   timestamptz,
+    run_id       bigint REFERENCES ci_runs (id) ON DELETE SET NULL, -- what the approval made
+    created_at   timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT one_approval_for_one_commit UNIQUE (repository, pull_request, head_sha),
+    CONSTRAINT who_decides_is_named CHECK ((status IN ('approved', 'rejected')) = (decided_by IS NOT NULL AND decided_at IS NOT NULL))
+);
+CREATE UNIQUE INDEX ci_approvals_waiting ON ci_approvals (repository, pull_request) WHERE status = 'waiting'; -- an older commit's is stale
+CREATE INDEX ci_approvals_list       ON ci_approvals (status, id);
+CREATE INDEX ci_approvals_deliveries ON ci_approvals (delivery_id);
+CREATE INDEX ci_approvals_runs       ON ci_approvals (run_id) WHERE run_id IS NOT NULL; -- for the foreign key
+
+-- Webhook deliveries that GitHub failed to make. A source is an App or one hook; whoever moves next_look looks at it, so that
+-- of several gateways one does. A delivery that was asked for again is noted first: nobody asks twice needlessly.
+CREATE TABLE ci_webhook_sources (
+    source    text PRIMARY KEY,
+    next_look timestamptz NOT NULL
+);
+CREATE TABLE ci_redeliveries (
+    delivery_id text PRIMARY KEY,
+    tries       integer NOT NULL,
+    asked_at    timestamptz NOT NULL
+);
+
 -- What GitHub is to be told: one row for each context of a commit, with the version wanted and the version sent.
 CREATE TABLE ci_reports (
     id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

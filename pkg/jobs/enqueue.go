@@ -19,6 +19,7 @@ type NewRun struct {
 	BaseSHA     string // what path filters compare with: 40 lower-case hex digits
 	PullRequest int    // its number; 0: none
 	Author      string // for people
+	SenderID    int64  // GitHub's number of the account that asked; 0: not GitHub
 	Title       string // for people
 	Trusted     bool   // false: hostile to the repository's secrets, as a fork's pull request is
 
@@ -63,11 +64,11 @@ func EnqueueTx(ctx context.Context, tx pgx.Tx, run NewRun) (Enqueued, error) {
 }
 
 // Rerun starts the same commit once more as a run of its own, with the same event and trust. Principal, key and hash are
-// those of [NewRun]. It returns ErrNotFound when there is no such run, and the errors of Enqueue.
-func (db *DB) Rerun(ctx context.Context, runID int64, principal, idempotencyKey string, requestHash []byte) (Enqueued, error) {
+// those of [NewRun]; so is senderID. It returns ErrNotFound when there is no such run, and the errors of Enqueue.
+func (db *DB) Rerun(ctx context.Context, runID int64, principal, idempotencyKey string, requestHash []byte, senderID int64) (Enqueued, error) {
 	var id int64
 	err := db.pool.QueryRow(ctx, query("rerun"), pgx.NamedArgs{
-		"run": runID, "principal": principal, "idempotency_key": idempotencyKey, "request_hash": requestHash,
+		"run": runID, "principal": principal, "idempotency_key": idempotencyKey, "request_hash": requestHash, "sender_id": senderID,
 	}).Scan(&id)
 	enqueued := Enqueued{RunID: id}
 	if errors.Is(err, pgx.ErrNoRows) { // the key is taken, or there is no such run
@@ -163,6 +164,7 @@ func enqueueArgs(runs []NewRun) pgx.NamedArgs {
 		"base_sha":        column(runs, func(r *NewRun) string { return r.BaseSHA }),
 		"pull_request":    column(runs, func(r *NewRun) int { return r.PullRequest }),
 		"author":          column(runs, func(r *NewRun) string { return r.Author }),
+		"sender_id":       column(runs, func(r *NewRun) int64 { return r.SenderID }),
 		"title":           column(runs, func(r *NewRun) string { return r.Title }),
 		"trusted":         column(runs, func(r *NewRun) bool { return r.Trusted }),
 		"principal":       column(runs, func(r *NewRun) string { return r.Principal }),

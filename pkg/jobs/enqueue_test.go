@@ -73,25 +73,26 @@ func TestRerunIsANewRunOfTheSameCommit(t *testing.T) {
 	t.Parallel()
 	db := jobstest.New(t)
 	gateway := db.Open(t, "api-gateway")
-	first, err := gateway.Enqueue(t.Context(), jobs.NewRun{Repository: repository, Event: "push", Ref: "refs/heads/main", HeadSHA: "0123456789012345678901234567890123456789"})
+	first, err := gateway.Enqueue(t.Context(), jobs.NewRun{Repository: repository, Event: "push", Ref: "refs/heads/main", HeadSHA: "0123456789012345678901234567890123456789", SenderID: 1 << 40})
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, err := gateway.Rerun(t.Context(), first.RunID, "token", "key", nil)
+	second, err := gateway.Rerun(t.Context(), first.RunID, "token", "key", nil, 1<<41)
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := gateway.Rerun(t.Context(), first.RunID, "token", "key", nil)
+	again, err := gateway.Rerun(t.Context(), first.RunID, "token", "key", nil, 0)
 	if err != nil || again.RunID != second.RunID || !again.Existing {
 		t.Errorf("the same key again: %+v, %v", again, err)
 	}
 	got := jobstest.Value[bool](t, db, `
 		SELECT (a.repository, a.event, a.ref, a.head_sha, a.trusted, a.id) = (b.repository, b.event, b.ref, b.head_sha, b.trusted, b.rerun_of)
+		       AND a.sender_id = 1::bigint << 40 AND b.sender_id = 1::bigint << 41
 		FROM   ci_runs a, ci_runs b WHERE a.id = $1 AND b.id = $2`, first.RunID, second.RunID)
 	if !got {
 		t.Error("the re-run differs")
 	}
-	if _, err := gateway.Rerun(t.Context(), 4711, "", "", nil); !errors.Is(err, jobs.ErrNotFound) {
+	if _, err := gateway.Rerun(t.Context(), 4711, "", "", nil, 0); !errors.Is(err, jobs.ErrNotFound) {
 		t.Errorf("rerun of no run: %v", err)
 	}
 }

@@ -88,7 +88,7 @@ var (
 		return err
 	}}
 	tRerun = transition{name: "rerun", do: func(ctx context.Context, s *side, sc scene) error {
-		_, err := s.gateway.Rerun(ctx, sc.run, "p", "k", []byte("h"))
+		_, err := s.gateway.Rerun(ctx, sc.run, "p", "k", []byte("h"), 0)
 		return err
 	}, allowed: jobs.ErrKeyReused}
 	tCancel = transition{name: "cancel", do: func(ctx context.Context, s *side, sc scene) error {

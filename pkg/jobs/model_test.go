@@ -347,7 +347,7 @@ func (q *queue) enqueue(rt *rapid.T) {
 func (q *queue) rerun(rt *rapid.T) {
 	old := rapid.SampledFrom(q.runs).Draw(rt, "run")
 	key := rapid.SampledFrom([]string{"k1", "k3"}).Draw(rt, "key")
-	got, err := q.services.gateway.Rerun(q.t.Context(), old.id, "p", key, []byte("rerun"))
+	got, err := q.services.gateway.Rerun(q.t.Context(), old.id, "p", key, []byte("rerun"), 0)
 	q.accepted(rt, old.repository, key, "rerun", got, err)
 }
 

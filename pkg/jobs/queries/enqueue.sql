@@ -4,18 +4,19 @@
 WITH asked AS MATERIALIZED (
     SELECT nextval('ci_runs_id_seq') AS id, ci_repository_url(a.repository) AS repository, a.event, nullif(a.ref, '') AS ref,
            nullif(a.head_sha, '') AS head_sha, nullif(a.base_ref, '') AS base_ref, nullif(a.base_sha, '') AS base_sha,
-           nullif(a.pull_request, 0) AS pull_request, nullif(a.author, '') AS author, nullif(a.title, '') AS title, a.trusted,
+           nullif(a.pull_request, 0) AS pull_request, nullif(a.author, '') AS author, nullif(a.sender_id, 0) AS sender_id,
+           nullif(a.title, '') AS title, a.trusted,
            nullif(a.principal, '') AS principal, nullif(a.idempotency_key, '') AS idempotency_key, a.request_hash, a.place
     FROM   unnest(@repository::text[], @event::text[], @ref::text[], @head_sha::text[], @base_ref::text[], @base_sha::text[],
-                  @pull_request::integer[], @author::text[], @title::text[], @trusted::boolean[],
+                  @pull_request::integer[], @author::text[], @sender_id::bigint[], @title::text[], @trusted::boolean[],
                   @principal::text[], @idempotency_key::text[], @request_hash::bytea[]) WITH ORDINALITY
-           AS a (repository, event, ref, head_sha, base_ref, base_sha, pull_request, author, title, trusted,
+           AS a (repository, event, ref, head_sha, base_ref, base_sha, pull_request, author, sender_id, title, trusted,
                  principal, idempotency_key, request_hash, place)
 ), run AS (
-    INSERT INTO ci_runs (id, repository, event, ref, head_sha, base_ref, base_sha, pull_request, author, title, trusted,
+    INSERT INTO ci_runs (id, repository, event, ref, head_sha, base_ref, base_sha, pull_request, author, sender_id, title, trusted,
                          principal, idempotency_key, request_hash)
     OVERRIDING SYSTEM VALUE
-    SELECT id, repository, event, ref, head_sha, base_ref, base_sha, pull_request, author, title, trusted,
+    SELECT id, repository, event, ref, head_sha, base_ref, base_sha, pull_request, author, sender_id, title, trusted,
            principal, idempotency_key, request_hash
     FROM   asked
     ORDER  BY principal, idempotency_key, id

@@ -2,9 +2,9 @@
 -- idempotency key is taken. The old run's row is locked before the repository's turn is taken: whoever ends a job locks in
 -- that order too.
 WITH run AS (
-    INSERT INTO ci_runs (repository, event, ref, head_sha, base_ref, base_sha, pull_request, author, title, trusted, rerun_of,
+    INSERT INTO ci_runs (repository, event, ref, head_sha, base_ref, base_sha, pull_request, author, sender_id, title, trusted, rerun_of,
                          principal, idempotency_key, request_hash)
-    SELECT repository, event, ref, head_sha, base_ref, base_sha, pull_request, author, title, trusted, id,
+    SELECT repository, event, ref, head_sha, base_ref, base_sha, pull_request, author, nullif(@sender_id::bigint, 0), title, trusted, id,
            nullif(@principal, ''), nullif(@idempotency_key, ''), @request_hash
     FROM   ci_runs WHERE id = @run FOR KEY SHARE
     ON CONFLICT ON CONSTRAINT one_run_for_one_key DO NOTHING

@@ -57,7 +57,7 @@ func (s *Service) Rerun(ctx context.Context, id int64, principal, key string) (r
 	if key == "" {
 		principal = ""
 	}
-	accepted, err := s.db.Rerun(ctx, id, principal, key, hash("rerun", strconv.FormatInt(id, 10)))
+	accepted, err := s.db.Rerun(ctx, id, principal, key, hash("rerun", strconv.FormatInt(id, 10)), 0)
 	if err != nil {
 		return Run{}, false, err
 	}
