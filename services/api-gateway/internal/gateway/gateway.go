@@ -3,9 +3,6 @@ package gateway
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -27,12 +24,7 @@ import (
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/webhook"
 )
 
-const (
-	requestLimit  = 10 * time.Second // for what the database does for one request
-	shutdownLimit = 10 * time.Second // for requests in flight
-	pingAfter     = 20 * time.Second // of silence on an HTTP/2 connection: nothing else notices a client that has gone
-	pongLimit     = 10 * time.Second
-)
+const requestLimit = 10 * time.Second // for what the database does for one request
 
 // Options are the gateway's settings.
 type Options struct {
@@ -98,7 +90,7 @@ func routes(db *jobs.DB, runs *runs.Service, hub *watch.Hub, options Options, lo
 	for _, path := range []string{"/healthz", "/readyz", "/metrics"} {
 		mux.Handle("GET "+path, ops)
 	}
-	return harden(admit(mux, auth.New(options.AdminToken, options.AnonymousRead), log))
+	return harden(front(admit(mux, auth.New(options.AdminToken, options.AnonymousRead), log), log))
 }
 
 // within ends a request's context in time.
@@ -161,40 +153,4 @@ func harden(next http.Handler) http.Handler {
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		next.ServeHTTP(w, r)
 	})
-}
-
-// Serve answers on listener until ctx ends; then it sends watchers away, finishes the requests in flight and returns nil.
-func (g *Gateway) Serve(ctx context.Context, listener net.Listener) error {
-	var protocols http.Protocols
-	protocols.SetHTTP1(true)
-	protocols.SetUnencryptedHTTP2(true) // gRPC, on the same port
-	server := &http.Server{
-		Handler:           g.handler,
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       30 * time.Second,
-		WriteTimeout:      60 * time.Second, // followed logs set their own, for each piece
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    32 << 10,
-		Protocols:         &protocols,
-		HTTP2:             &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pongLimit},
-		ErrorLog:          zap.NewStdLog(g.log),
-	}
-	hubDone := make(chan struct{})
-	go func() { defer close(hubDone); g.hub.Run(ctx) }()
-
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
-	select {
-	case err := <-served:
-		return fmt.Errorf("serve %s: %w", listener.Addr(), err)
-	case <-ctx.Done():
-	}
-	<-hubDone
-	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownLimit)
-	defer cancel()
-	if err := server.Shutdown(closing); err != nil {
-		g.log.Warn("requests in flight were cut off", zap.Error(err))
-		return errors.Join(server.Close(), nil)
-	}
-	return nil
 }

@@ -87,6 +87,7 @@ type answer struct {
 type problem struct {
 	Type, Title, Code, Field, Detail string
 	Status                           int
+	RequestID                        string `json:"request_id"`
 }
 
 func (a answer) problem(t *testing.T) problem {
@@ -96,7 +97,7 @@ func (a answer) problem(t *testing.T) problem {
 	}
 	var p problem
 	decode(t, a.body, &p)
-	if p.Status != a.status || p.Title != http.StatusText(a.status) || p.Type == "" || p.Detail == "" {
+	if p.Status != a.status || p.Title != http.StatusText(a.status) || p.Type == "" || p.Detail == "" || p.RequestID != a.header.Get("X-Request-Id") {
 		t.Errorf("answer %d has the problem %+v", a.status, p)
 	}
 	return p

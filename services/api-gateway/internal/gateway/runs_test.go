@@ -290,7 +290,7 @@ func TestBadRequestsAreRefusedAndLeaveNothing(t *testing.T) {
 		{"cursor empty", get("/api/v1/runs?cursor="), 400, "invalid_parameter", "cursor"},
 		{"cursor forged", get("/api/v1/runs?cursor=MTI"), 400, "invalid_parameter", "cursor"},
 		{"cursor negative", get("/api/v1/runs?cursor=cnVuczotMQ"), 400, "invalid_parameter", "cursor"},
-		{"a token in the query", get("/api/v1/runs?access_token=x"), 400, "unknown_parameter", "access_token"},
+		{"a token in the query", get("/api/v1/runs?access_token=x"), 400, "secret_in_url", "access_token"},
 		{"a broken query", get("/api/v1/runs?limit=%zz"), 400, "invalid_query", ""},
 		{"no such run", get("/api/v1/runs/999"), 404, "not_found", ""},
 		{"a negative id", get("/api/v1/runs/-1"), 404, "not_found", ""},

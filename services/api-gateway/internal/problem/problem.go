@@ -29,6 +29,8 @@ type Problem struct {
 	Code   string `json:"code"`
 	Field  string `json:"field,omitempty"` // the field, parameter or header that is wrong
 	Detail string `json:"detail"`
+	// RequestID is what to look for in the log.
+	RequestID string `json:"request_id,omitempty"`
 }
 
 // New is a problem with an HTTP status, a code and a sentence that says what to do about it.
@@ -77,11 +79,17 @@ func Of(err error) *Problem {
 
 // Write answers with the problem that err means, and logs it when it is not the client's.
 func Write(w http.ResponseWriter, r *http.Request, log *zap.Logger, err error) {
-	p := Of(err)
 	Log(r.Context(), log, r.Method+" "+r.URL.Path, err)
-	Headers(w, p)
+	Answer(w, r, err)
+}
+
+// Answer is Write without the log.
+func Answer(w http.ResponseWriter, r *http.Request, err error) {
+	p := *Of(err)
+	p.RequestID = RequestID(r.Context())
+	Headers(w, &p)
 	if isRPC(r) {
-		_ = rpcErrors.Write(w, r, RPC(p)) // as below
+		_ = rpcErrors.Write(w, r, RPC(r.Context(), err)) // as below
 		return
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
@@ -121,7 +129,7 @@ func Log(ctx context.Context, log *zap.Logger, asked string, err error) {
 	if p.Status == http.StatusServiceUnavailable { // not a fault of the code: it passes
 		level = zap.WarnLevel
 	}
-	log.Log(level, "request not served", zap.String("request", asked), zap.String("code", p.Code), zap.Error(err))
+	log.Log(level, "request not served", zap.String("request", asked), zap.String("request_id", RequestID(ctx)), zap.String("code", p.Code), zap.Error(err))
 }
 
 // Handler serves a function that returns its problem instead of writing it.

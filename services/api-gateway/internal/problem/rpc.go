@@ -1,6 +1,7 @@
 package problem
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strings"
@@ -11,7 +12,7 @@ import (
 )
 
 // RPC is what an error means to a client of Connect or gRPC: a code, the sentence, and the whole Problem as its detail.
-func RPC(err error) *connect.Error {
+func RPC(ctx context.Context, err error) *connect.Error {
 	p := Of(err)
 	answer := connect.NewError(p.rpcCode(), errors.New(p.Detail))
 	field := p.Field
@@ -19,7 +20,7 @@ func RPC(err error) *connect.Error {
 		field = "idempotency_key"
 	}
 	detail, err := connect.NewErrorDetail(&lockstepv1.Problem{
-		Type: p.Type, Title: p.Title, Status: int32(p.Status), Code: p.Code, Field: field, Detail: p.Detail,
+		Type: p.Type, Title: p.Title, Status: int32(p.Status), Code: p.Code, Field: field, Detail: p.Detail, RequestId: RequestID(ctx),
 	})
 	if err == nil {
 		answer.AddDetail(detail)

@@ -92,5 +92,5 @@ func (e explain) tell(ctx context.Context, procedure string, err error) error {
 		return err
 	}
 	problem.Log(ctx, e.log, procedure, err)
-	return problem.RPC(err)
+	return problem.RPC(ctx, err)
 }

@@ -33,7 +33,9 @@ type Problem struct {
 	// The field, parameter or header that is wrong; empty: none is.
 	Field string `protobuf:"bytes,5,opt,name=field,proto3" json:"field,omitempty"`
 	// What is wrong, and what to do about it.
-	Detail        string `protobuf:"bytes,6,opt,name=detail,proto3" json:"detail,omitempty"`
+	Detail string `protobuf:"bytes,6,opt,name=detail,proto3" json:"detail,omitempty"`
+	// Of the request, as the header X-Request-Id has it: what to look for in the log of api-gateway.
+	RequestId     string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -110,18 +112,27 @@ func (x *Problem) GetDetail() string {
 	return ""
 }
 
+func (x *Problem) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 var File_lockstep_v1_problem_proto protoreflect.FileDescriptor
 
 const file_lockstep_v1_problem_proto_rawDesc = "" +
 	"\n" +
-	"\x19lockstep/v1/problem.proto\x12\vlockstep.v1\"\x8d\x01\n" +
+	"\x19lockstep/v1/problem.proto\x12\vlockstep.v1\"\xac\x01\n" +
 	"\aProblem\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x14\n" +
 	"\x05title\x18\x02 \x01(\tR\x05title\x12\x16\n" +
 	"\x06status\x18\x03 \x01(\x05R\x06status\x12\x12\n" +
 	"\x04code\x18\x04 \x01(\tR\x04code\x12\x14\n" +
 	"\x05field\x18\x05 \x01(\tR\x05field\x12\x16\n" +
-	"\x06detail\x18\x06 \x01(\tR\x06detailBQZOgithub.com/lockstep-ci/lockstep/services/api-gateway/gen/lockstep/v1;lockstepv1b\x06proto3"
+	"\x06detail\x18\x06 \x01(\tR\x06detail\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\a \x01(\tR\trequestIdBQZOgithub.com/lockstep-ci/lockstep/services/api-gateway/gen/lockstep/v1;lockstepv1b\x06proto3"
 
 var (
 	file_lockstep_v1_problem_proto_rawDescOnce sync.Once
