@@ -143,6 +143,8 @@ func unary(ctx context.Context, client *http.Client, url string, options []conne
 		return called[lockstepv1.ListQueueRequest, lockstepv1.ListQueueResponse](ctx, client, url, options, r, answer)
 	case *lockstepv1.ListWorkersRequest:
 		return called[lockstepv1.ListWorkersRequest, lockstepv1.ListWorkersResponse](ctx, client, url, options, r, answer)
+	case *lockstepv1.GetRepositoryStatsRequest:
+		return called[lockstepv1.GetRepositoryStatsRequest, lockstepv1.GetRepositoryStatsResponse](ctx, client, url, options, r, answer)
 	}
 	return errors.New("no procedure takes this request")
 }

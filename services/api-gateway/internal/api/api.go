@@ -191,6 +191,14 @@ func (s *Service) ListWorkers(ctx context.Context, _ *lockstepv1.ListWorkersRequ
 	return &lockstepv1.ListWorkersResponse{Workers: found}, err
 }
 
+// GetRepositoryStats tells how long a repository's runs took, and what came of them.
+func (s *Service) GetRepositoryStats(_ context.Context, request *lockstepv1.GetRepositoryStatsRequest) (*lockstepv1.GetRepositoryStatsResponse, error) {
+	if _, err := runs.RepositoryInPath(request.GetRepository()); err != nil {
+		return nil, &runs.Invalid{Field: "repository", Reason: err.Error()}
+	}
+	return nil, problem.New(http.StatusNotImplemented, "unimplemented", "this is not counted yet")
+}
+
 func parseID(text string) (int64, error) {
 	id, valid := runs.ParseID(text)
 	if !valid {

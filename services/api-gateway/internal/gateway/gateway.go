@@ -74,6 +74,7 @@ func routes(db *jobs.DB, runs *runs.Service, hub *watch.Hub, options Options, lo
 	mux.Handle("GET /api/v1/jobs/{id}/log", stream(json.JobLog))
 	mux.Handle("GET /api/v1/queue", quick(json.ListQueue))
 	mux.Handle("GET /api/v1/workers", quick(json.ListWorkers))
+	mux.Handle("GET /api/v1/repositories/{repository}/stats", quick(json.GetRepositoryStats))
 	mux.Handle("GET /api/v1/watch", plain(socket.Serve))
 	mux.Handle("GET /api/v1/openapi.json", quick(openapi.Serve))
 	for _, p := range rpc.Procedures(calls, log) {

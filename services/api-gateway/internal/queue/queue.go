@@ -28,8 +28,8 @@ func Waiting(ctx context.Context, pool *pgxpool.Pool, limit int32) ([]*lockstepv
 		return nil, fmt.Errorf("read the queue: %w", err)
 	}
 	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*lockstepv1.QueuedJob, error) {
-		j, since := &lockstepv1.QueuedJob{}, time.Time{}
-		err := row.Scan(&j.Id, &j.RunId, &j.Repository, &j.Name, &j.Status, &j.Position, &since)
+		j, since := &lockstepv1.QueuedJob{Position: new(int32)}, time.Time{}
+		err := row.Scan(&j.Id, &j.RunId, &j.Repository, &j.Name, &j.Status, j.Position, &since)
 		j.WaitingSince = timestamppb.New(since)
 		return j, err
 	})

@@ -158,6 +158,20 @@ func (a *API) ListWorkers(w http.ResponseWriter, r *http.Request) error {
 	return read(w, r, answer, err)
 }
 
+// GetRepositoryStats answers GET /api/v1/repositories/{repository}/stats.
+func (a *API) GetRepositoryStats(w http.ResponseWriter, r *http.Request) error {
+	values, err := query(r, "window")
+	if err != nil {
+		return err
+	}
+	request := &lockstepv1.GetRepositoryStatsRequest{Repository: r.PathValue("repository")}
+	if window, given := values["window"]; given {
+		request.Window = &window
+	}
+	answer, err := a.service.GetRepositoryStats(r.Context(), request)
+	return read(w, r, answer, err)
+}
+
 // limit is the parameter as the service judges it: what is no number is as wrong as 0.
 func limit(values map[string]string) *int32 {
 	text, given := values["limit"]

@@ -150,6 +150,14 @@ func Repository(text string) (string, error) {
 	return "https://" + host + "/" + path, nil
 }
 
+// RepositoryInPath is Repository for one segment of a URL's path, decoded: without a scheme, https is meant.
+func RepositoryInPath(segment string) (string, error) {
+	if segment != "" && !strings.Contains(segment, "://") {
+		segment = "https://" + segment
+	}
+	return Repository(segment)
+}
+
 const maxRef = 255 // bytes; what a file system allows git for one
 
 // CheckRef says what is wrong with a ref, by the rules of git-check-ref-format(1) and one of ours: a branch that looks like

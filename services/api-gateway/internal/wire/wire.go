@@ -71,6 +71,8 @@ func appendValue(text []byte, field protoreflect.FieldDescriptor, value protoref
 		return append(base64.StdEncoding.AppendEncode(append(text, '"'), value.Bytes()), '"')
 	case protoreflect.BoolKind:
 		return strconv.AppendBool(text, value.Bool())
+	case protoreflect.DoubleKind:
+		return strconv.AppendFloat(text, value.Float(), 'f', -1, 64)
 	case protoreflect.Int32Kind, protoreflect.Int64Kind:
 		return strconv.AppendInt(text, value.Int(), 10)
 	default:

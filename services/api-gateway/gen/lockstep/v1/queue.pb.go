@@ -69,8 +69,10 @@ func (x *ListQueueRequest) GetLimit() int32 {
 }
 
 type ListQueueResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Jobs          []*QueuedJob           `protobuf:"bytes,1,rep,name=jobs,proto3" json:"jobs,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Jobs  []*QueuedJob           `protobuf:"bytes,1,rep,name=jobs,proto3" json:"jobs,omitempty"`
+	// In the order in which a job passes them.
+	Stages        []*QueueStage `protobuf:"bytes,2,rep,name=stages,proto3" json:"stages,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -112,7 +114,14 @@ func (x *ListQueueResponse) GetJobs() []*QueuedJob {
 	return nil
 }
 
-// A job that a worker may claim.
+func (x *ListQueueResponse) GetStages() []*QueueStage {
+	if x != nil {
+		return x.Stages
+	}
+	return nil
+}
+
+// A job that waits: for a worker, or blocked.
 type QueuedJob struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Id         string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -121,10 +130,17 @@ type QueuedJob struct {
 	Name       string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
 	// The state that it waits in.
 	Status string `protobuf:"bytes,5,opt,name=status,proto3" json:"status,omitempty"`
-	// Its place among the jobs of this state, from 1.
-	Position int32 `protobuf:"varint,6,opt,name=position,proto3" json:"position,omitempty"`
-	// Since when it could have been claimed.
-	WaitingSince  *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=waiting_since,json=waitingSince,proto3" json:"waiting_since,omitempty"`
+	// Its place among the jobs of this state, from 1; absent: it is blocked.
+	Position *int32 `protobuf:"varint,6,opt,name=position,proto3,oneof" json:"position,omitempty"`
+	// Since when it is in this state.
+	WaitingSince *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=waiting_since,json=waitingSince,proto3" json:"waiting_since,omitempty"`
+	// The stage that is to take it.
+	Stage string `protobuf:"bytes,8,opt,name=stage,proto3" json:"stage,omitempty"`
+	// Why it waits, in words.
+	Reason string `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
+	// When it is expected to be claimed, if each job takes the mean of its repository's last week; absent: it is blocked, no
+	// worker lives, or nothing is known to go by.
+	ExpectedStart *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=expected_start,json=expectedStart,proto3,oneof" json:"expected_start,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -195,8 +211,8 @@ func (x *QueuedJob) GetStatus() string {
 }
 
 func (x *QueuedJob) GetPosition() int32 {
-	if x != nil {
-		return x.Position
+	if x != nil && x.Position != nil {
+		return *x.Position
 	}
 	return 0
 }
@@ -204,6 +220,787 @@ func (x *QueuedJob) GetPosition() int32 {
 func (x *QueuedJob) GetWaitingSince() *timestamppb.Timestamp {
 	if x != nil {
 		return x.WaitingSince
+	}
+	return nil
+}
+
+func (x *QueuedJob) GetStage() string {
+	if x != nil {
+		return x.Stage
+	}
+	return ""
+}
+
+func (x *QueuedJob) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *QueuedJob) GetExpectedStart() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpectedStart
+	}
+	return nil
+}
+
+// A stage and its part of the queue.
+type QueueStage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The service: initializer, runner …
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The state in which jobs wait for it.
+	Takes string `protobuf:"bytes,2,opt,name=takes,proto3" json:"takes,omitempty"`
+	// The state in which it holds them.
+	Holds string `protobuf:"bytes,3,opt,name=holds,proto3" json:"holds,omitempty"`
+	// How many jobs it could claim.
+	Waiting int32 `protobuf:"varint,4,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	// How many will be there for it when what blocks them is over.
+	Blocked int32 `protobuf:"varint,5,opt,name=blocked,proto3" json:"blocked,omitempty"`
+	// How many it holds.
+	Held int32 `protobuf:"varint,6,opt,name=held,proto3" json:"held,omitempty"`
+	// Since when the job waits that has waited longest; absent: none waits.
+	OldestWaitingSince *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=oldest_waiting_since,json=oldestWaitingSince,proto3,oneof" json:"oldest_waiting_since,omitempty"`
+	// How many workers live.
+	Workers int32 `protobuf:"varint,8,opt,name=workers,proto3" json:"workers,omitempty"`
+	// How many jobs they take at once.
+	Slots int32 `protobuf:"varint,9,opt,name=slots,proto3" json:"slots,omitempty"`
+	// How many of these are free.
+	FreeSlots     int32         `protobuf:"varint,10,opt,name=free_slots,json=freeSlots,proto3" json:"free_slots,omitempty"`
+	LastHour      *StageFigures `protobuf:"bytes,11,opt,name=last_hour,json=lastHour,proto3" json:"last_hour,omitempty"`
+	LastDay       *StageFigures `protobuf:"bytes,12,opt,name=last_day,json=lastDay,proto3" json:"last_day,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QueueStage) Reset() {
+	*x = QueueStage{}
+	mi := &file_lockstep_v1_queue_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QueueStage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QueueStage) ProtoMessage() {}
+
+func (x *QueueStage) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_v1_queue_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QueueStage.ProtoReflect.Descriptor instead.
+func (*QueueStage) Descriptor() ([]byte, []int) {
+	return file_lockstep_v1_queue_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *QueueStage) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *QueueStage) GetTakes() string {
+	if x != nil {
+		return x.Takes
+	}
+	return ""
+}
+
+func (x *QueueStage) GetHolds() string {
+	if x != nil {
+		return x.Holds
+	}
+	return ""
+}
+
+func (x *QueueStage) GetWaiting() int32 {
+	if x != nil {
+		return x.Waiting
+	}
+	return 0
+}
+
+func (x *QueueStage) GetBlocked() int32 {
+	if x != nil {
+		return x.Blocked
+	}
+	return 0
+}
+
+func (x *QueueStage) GetHeld() int32 {
+	if x != nil {
+		return x.Held
+	}
+	return 0
+}
+
+func (x *QueueStage) GetOldestWaitingSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.OldestWaitingSince
+	}
+	return nil
+}
+
+func (x *QueueStage) GetWorkers() int32 {
+	if x != nil {
+		return x.Workers
+	}
+	return 0
+}
+
+func (x *QueueStage) GetSlots() int32 {
+	if x != nil {
+		return x.Slots
+	}
+	return 0
+}
+
+func (x *QueueStage) GetFreeSlots() int32 {
+	if x != nil {
+		return x.FreeSlots
+	}
+	return 0
+}
+
+func (x *QueueStage) GetLastHour() *StageFigures {
+	if x != nil {
+		return x.LastHour
+	}
+	return nil
+}
+
+func (x *QueueStage) GetLastDay() *StageFigures {
+	if x != nil {
+		return x.LastDay
+	}
+	return nil
+}
+
+// What a stage did over a time.
+type StageFigures struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The beginning of the time, which ends now: a full hour or day ago, and up to 5 minutes or an hour more.
+	Since *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=since,proto3" json:"since,omitempty"`
+	// How often it ended its work on a job, well or not.
+	Ended          int64   `protobuf:"varint,2,opt,name=ended,proto3" json:"ended,omitempty"`
+	EndedPerMinute float64 `protobuf:"fixed64,3,opt,name=ended_per_minute,json=endedPerMinute,proto3" json:"ended_per_minute,omitempty"`
+	// From when a job could be claimed until it was.
+	Wait *Percentiles `protobuf:"bytes,4,opt,name=wait,proto3" json:"wait,omitempty"`
+	// From the claim to its end.
+	Run           *Percentiles `protobuf:"bytes,5,opt,name=run,proto3" json:"run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StageFigures) Reset() {
+	*x = StageFigures{}
+	mi := &file_lockstep_v1_queue_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StageFigures) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StageFigures) ProtoMessage() {}
+
+func (x *StageFigures) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_v1_queue_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StageFigures.ProtoReflect.Descriptor instead.
+func (*StageFigures) Descriptor() ([]byte, []int) {
+	return file_lockstep_v1_queue_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *StageFigures) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *StageFigures) GetEnded() int64 {
+	if x != nil {
+		return x.Ended
+	}
+	return 0
+}
+
+func (x *StageFigures) GetEndedPerMinute() float64 {
+	if x != nil {
+		return x.EndedPerMinute
+	}
+	return 0
+}
+
+func (x *StageFigures) GetWait() *Percentiles {
+	if x != nil {
+		return x.Wait
+	}
+	return nil
+}
+
+func (x *StageFigures) GetRun() *Percentiles {
+	if x != nil {
+		return x.Run
+	}
+	return nil
+}
+
+// Of 50, 90 and 99 % of the values none is greater. They are within 5 % or 1 ms of the exact ones; absent: there are no values.
+type Percentiles struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	P50Ms         *int64                 `protobuf:"varint,1,opt,name=p50_ms,json=p50Ms,proto3,oneof" json:"p50_ms,omitempty"`
+	P90Ms         *int64                 `protobuf:"varint,2,opt,name=p90_ms,json=p90Ms,proto3,oneof" json:"p90_ms,omitempty"`
+	P99Ms         *int64                 `protobuf:"varint,3,opt,name=p99_ms,json=p99Ms,proto3,oneof" json:"p99_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Percentiles) Reset() {
+	*x = Percentiles{}
+	mi := &file_lockstep_v1_queue_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Percentiles) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Percentiles) ProtoMessage() {}
+
+func (x *Percentiles) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_v1_queue_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Percentiles.ProtoReflect.Descriptor instead.
+func (*Percentiles) Descriptor() ([]byte, []int) {
+	return file_lockstep_v1_queue_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Percentiles) GetP50Ms() int64 {
+	if x != nil && x.P50Ms != nil {
+		return *x.P50Ms
+	}
+	return 0
+}
+
+func (x *Percentiles) GetP90Ms() int64 {
+	if x != nil && x.P90Ms != nil {
+		return *x.P90Ms
+	}
+	return 0
+}
+
+func (x *Percentiles) GetP99Ms() int64 {
+	if x != nil && x.P99Ms != nil {
+		return *x.P99Ms
+	}
+	return 0
+}
+
+type GetRepositoryStatsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// https://host/owner/name. In REST it is one segment of the path, percent-encoded: https%3A%2F%2Fhost%2Fowner%2Fname, or
+	// host%2Fowner%2Fname.
+	Repository string `protobuf:"bytes,1,opt,name=repository,proto3" json:"repository,omitempty"`
+	// 24h, 7d or 30d; absent: 7d.
+	Window        *string `protobuf:"bytes,2,opt,name=window,proto3,oneof" json:"window,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRepositoryStatsRequest) Reset() {
+	*x = GetRepositoryStatsRequest{}
+	mi := &file_lockstep_v1_queue_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRepositoryStatsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRepositoryStatsRequest) ProtoMessage() {}
+
+func (x *GetRepositoryStatsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_v1_queue_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRepositoryStatsRequest.ProtoReflect.Descriptor instead.
+func (*GetRepositoryStatsRequest) Descriptor() ([]byte, []int) {
+	return file_lockstep_v1_queue_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *GetRepositoryStatsRequest) GetRepository() string {
+	if x != nil {
+		return x.Repository
+	}
+	return ""
+}
+
+func (x *GetRepositoryStatsRequest) GetWindow() string {
+	if x != nil && x.Window != nil {
+		return *x.Window
+	}
+	return ""
+}
+
+type GetRepositoryStatsResponse struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Repository string                 `protobuf:"bytes,1,opt,name=repository,proto3" json:"repository,omitempty"`
+	// 24h, 7d or 30d.
+	Window string `protobuf:"bytes,2,opt,name=window,proto3" json:"window,omitempty"`
+	// The beginning of that time, which ends now: at the full hour for 24h, else at midnight UTC, and so up to an hour or a day more.
+	Since  *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
+	Runs   *RunFigures            `protobuf:"bytes,4,opt,name=runs,proto3" json:"runs,omitempty"`
+	Stages []*RepositoryStage     `protobuf:"bytes,5,rep,name=stages,proto3" json:"stages,omitempty"`
+	// At most 10, those with the longest mean first.
+	SlowestJobs []*NamedFigures `protobuf:"bytes,6,rep,name=slowest_jobs,json=slowestJobs,proto3" json:"slowest_jobs,omitempty"`
+	// Likewise.
+	SlowestSteps []*NamedFigures `protobuf:"bytes,7,rep,name=slowest_steps,json=slowestSteps,proto3" json:"slowest_steps,omitempty"`
+	// One for each day of UTC on which a run ended, in order; the first one may have begun before the window.
+	Days          []*DayFigures `protobuf:"bytes,8,rep,name=days,proto3" json:"days,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRepositoryStatsResponse) Reset() {
+	*x = GetRepositoryStatsResponse{}
+	mi := &file_lockstep_v1_queue_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRepositoryStatsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRepositoryStatsResponse) ProtoMessage() {}
+
+func (x *GetRepositoryStatsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_v1_queue_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRepositoryStatsResponse.ProtoReflect.Descriptor instead.
+func (*GetRepositoryStatsResponse) Descriptor() ([]byte, []int) {
+	return file_lockstep_v1_queue_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *GetRepositoryStatsResponse) GetRepository() string {
+	if x != nil {
+		return x.Repository
+	}
+	return ""
+}
+
+func (x *GetRepositoryStatsResponse) GetWindow() string {
+	if x != nil {
+		return x.Window
+	}
+	return ""
+}
+
+func (x *GetRepositoryStatsResponse) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *GetRepositoryStatsResponse) GetRuns() *RunFigures {
+	if x != nil {
+		return x.Runs
+	}
+	return nil
+}
+
+func (x *GetRepositoryStatsResponse) GetStages() []*RepositoryStage {
+	if x != nil {
+		return x.Stages
+	}
+	return nil
+}
+
+func (x *GetRepositoryStatsResponse) GetSlowestJobs() []*NamedFigures {
+	if x != nil {
+		return x.SlowestJobs
+	}
+	return nil
+}
+
+func (x *GetRepositoryStatsResponse) GetSlowestSteps() []*NamedFigures {
+	if x != nil {
+		return x.SlowestSteps
+	}
+	return nil
+}
+
+func (x *GetRepositoryStatsResponse) GetDays() []*DayFigures {
+	if x != nil {
+		return x.Days
+	}
+	return nil
+}
+
+// Runs that have ended, by how. A run that was cancelled before anybody began it is not among them.
+type RunFigures struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Ended     int64                  `protobuf:"varint,1,opt,name=ended,proto3" json:"ended,omitempty"`
+	Success   int64                  `protobuf:"varint,2,opt,name=success,proto3" json:"success,omitempty"`
+	Failure   int64                  `protobuf:"varint,3,opt,name=failure,proto3" json:"failure,omitempty"`
+	Error     int64                  `protobuf:"varint,4,opt,name=error,proto3" json:"error,omitempty"`
+	Cancelled int64                  `protobuf:"varint,5,opt,name=cancelled,proto3" json:"cancelled,omitempty"`
+	Skipped   int64                  `protobuf:"varint,6,opt,name=skipped,proto3" json:"skipped,omitempty"`
+	// (failure + error) ÷ (success + failure + error), 0 to 1; absent: there were none of these.
+	FailureRate *float64 `protobuf:"fixed64,7,opt,name=failure_rate,json=failureRate,proto3,oneof" json:"failure_rate,omitempty"`
+	// From the run's creation to its end, of those that ended with success or failure.
+	Duration      *Percentiles `protobuf:"bytes,8,opt,name=duration,proto3" json:"duration,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunFigures) Reset() {
+	*x = RunFigures{}
+	mi := &file_lockstep_v1_queue_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunFigures) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunFigures) ProtoMessage() {}
+
+func (x *RunFigures) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_v1_queue_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunFigures.ProtoReflect.Descriptor instead.
+func (*RunFigures) Descriptor() ([]byte, []int) {
+	return file_lockstep_v1_queue_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RunFigures) GetEnded() int64 {
+	if x != nil {
+		return x.Ended
+	}
+	return 0
+}
+
+func (x *RunFigures) GetSuccess() int64 {
+	if x != nil {
+		return x.Success
+	}
+	return 0
+}
+
+func (x *RunFigures) GetFailure() int64 {
+	if x != nil {
+		return x.Failure
+	}
+	return 0
+}
+
+func (x *RunFigures) GetError() int64 {
+	if x != nil {
+		return x.Error
+	}
+	return 0
+}
+
+func (x *RunFigures) GetCancelled() int64 {
+	if x != nil {
+		return x.Cancelled
+	}
+	return 0
+}
+
+func (x *RunFigures) GetSkipped() int64 {
+	if x != nil {
+		return x.Skipped
+	}
+	return 0
+}
+
+func (x *RunFigures) GetFailureRate() float64 {
+	if x != nil && x.FailureRate != nil {
+		return *x.FailureRate
+	}
+	return 0
+}
+
+func (x *RunFigures) GetDuration() *Percentiles {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
+// What a stage did for a repository.
+type RepositoryStage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// How often it ended its work on a job, well or not.
+	Ended int64 `protobuf:"varint,2,opt,name=ended,proto3" json:"ended,omitempty"`
+	// From when a job could be claimed until it was.
+	Wait *Percentiles `protobuf:"bytes,3,opt,name=wait,proto3" json:"wait,omitempty"`
+	// From the claim to its end.
+	Run           *Percentiles `protobuf:"bytes,4,opt,name=run,proto3" json:"run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepositoryStage) Reset() {
+	*x = RepositoryStage{}
+	mi := &file_lockstep_v1_queue_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepositoryStage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepositoryStage) ProtoMessage() {}
+
+func (x *RepositoryStage) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_v1_queue_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepositoryStage.ProtoReflect.Descriptor instead.
+func (*RepositoryStage) Descriptor() ([]byte, []int) {
+	return file_lockstep_v1_queue_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RepositoryStage) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RepositoryStage) GetEnded() int64 {
+	if x != nil {
+		return x.Ended
+	}
+	return 0
+}
+
+func (x *RepositoryStage) GetWait() *Percentiles {
+	if x != nil {
+		return x.Wait
+	}
+	return nil
+}
+
+func (x *RepositoryStage) GetRun() *Percentiles {
+	if x != nil {
+		return x.Run
+	}
+	return nil
+}
+
+// All jobs, or steps, of one name.
+type NamedFigures struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Job   string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	// Empty: this is about the job.
+	Step  string `protobuf:"bytes,2,opt,name=step,proto3" json:"step,omitempty"`
+	Ended int64  `protobuf:"varint,3,opt,name=ended,proto3" json:"ended,omitempty"`
+	// How many of these ended with failure or error.
+	Failed        int64        `protobuf:"varint,4,opt,name=failed,proto3" json:"failed,omitempty"`
+	MeanMs        int64        `protobuf:"varint,5,opt,name=mean_ms,json=meanMs,proto3" json:"mean_ms,omitempty"`
+	Duration      *Percentiles `protobuf:"bytes,6,opt,name=duration,proto3" json:"duration,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NamedFigures) Reset() {
+	*x = NamedFigures{}
+	mi := &file_lockstep_v1_queue_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NamedFigures) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NamedFigures) ProtoMessage() {}
+
+func (x *NamedFigures) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_v1_queue_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NamedFigures.ProtoReflect.Descriptor instead.
+func (*NamedFigures) Descriptor() ([]byte, []int) {
+	return file_lockstep_v1_queue_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *NamedFigures) GetJob() string {
+	if x != nil {
+		return x.Job
+	}
+	return ""
+}
+
+func (x *NamedFigures) GetStep() string {
+	if x != nil {
+		return x.Step
+	}
+	return ""
+}
+
+func (x *NamedFigures) GetEnded() int64 {
+	if x != nil {
+		return x.Ended
+	}
+	return 0
+}
+
+func (x *NamedFigures) GetFailed() int64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *NamedFigures) GetMeanMs() int64 {
+	if x != nil {
+		return x.MeanMs
+	}
+	return 0
+}
+
+func (x *NamedFigures) GetDuration() *Percentiles {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
+// The runs that ended on one day.
+type DayFigures struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	BeginsAt      *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=begins_at,json=beginsAt,proto3" json:"begins_at,omitempty"`
+	Runs          *RunFigures            `protobuf:"bytes,2,opt,name=runs,proto3" json:"runs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DayFigures) Reset() {
+	*x = DayFigures{}
+	mi := &file_lockstep_v1_queue_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DayFigures) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DayFigures) ProtoMessage() {}
+
+func (x *DayFigures) ProtoReflect() protoreflect.Message {
+	mi := &file_lockstep_v1_queue_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DayFigures.ProtoReflect.Descriptor instead.
+func (*DayFigures) Descriptor() ([]byte, []int) {
+	return file_lockstep_v1_queue_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *DayFigures) GetBeginsAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.BeginsAt
+	}
+	return nil
+}
+
+func (x *DayFigures) GetRuns() *RunFigures {
+	if x != nil {
+		return x.Runs
 	}
 	return nil
 }
@@ -216,7 +1013,7 @@ type ListWorkersRequest struct {
 
 func (x *ListWorkersRequest) Reset() {
 	*x = ListWorkersRequest{}
-	mi := &file_lockstep_v1_queue_proto_msgTypes[3]
+	mi := &file_lockstep_v1_queue_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -228,7 +1025,7 @@ func (x *ListWorkersRequest) String() string {
 func (*ListWorkersRequest) ProtoMessage() {}
 
 func (x *ListWorkersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_v1_queue_proto_msgTypes[3]
+	mi := &file_lockstep_v1_queue_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -241,7 +1038,7 @@ func (x *ListWorkersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWorkersRequest.ProtoReflect.Descriptor instead.
 func (*ListWorkersRequest) Descriptor() ([]byte, []int) {
-	return file_lockstep_v1_queue_proto_rawDescGZIP(), []int{3}
+	return file_lockstep_v1_queue_proto_rawDescGZIP(), []int{12}
 }
 
 type ListWorkersResponse struct {
@@ -253,7 +1050,7 @@ type ListWorkersResponse struct {
 
 func (x *ListWorkersResponse) Reset() {
 	*x = ListWorkersResponse{}
-	mi := &file_lockstep_v1_queue_proto_msgTypes[4]
+	mi := &file_lockstep_v1_queue_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -265,7 +1062,7 @@ func (x *ListWorkersResponse) String() string {
 func (*ListWorkersResponse) ProtoMessage() {}
 
 func (x *ListWorkersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_v1_queue_proto_msgTypes[4]
+	mi := &file_lockstep_v1_queue_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -278,7 +1075,7 @@ func (x *ListWorkersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWorkersResponse.ProtoReflect.Descriptor instead.
 func (*ListWorkersResponse) Descriptor() ([]byte, []int) {
-	return file_lockstep_v1_queue_proto_rawDescGZIP(), []int{4}
+	return file_lockstep_v1_queue_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListWorkersResponse) GetWorkers() []*Worker {
@@ -309,7 +1106,7 @@ type Worker struct {
 
 func (x *Worker) Reset() {
 	*x = Worker{}
-	mi := &file_lockstep_v1_queue_proto_msgTypes[5]
+	mi := &file_lockstep_v1_queue_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -321,7 +1118,7 @@ func (x *Worker) String() string {
 func (*Worker) ProtoMessage() {}
 
 func (x *Worker) ProtoReflect() protoreflect.Message {
-	mi := &file_lockstep_v1_queue_proto_msgTypes[5]
+	mi := &file_lockstep_v1_queue_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -334,7 +1131,7 @@ func (x *Worker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Worker.ProtoReflect.Descriptor instead.
 func (*Worker) Descriptor() ([]byte, []int) {
-	return file_lockstep_v1_queue_proto_rawDescGZIP(), []int{5}
+	return file_lockstep_v1_queue_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Worker) GetId() string {
@@ -393,9 +1190,10 @@ const file_lockstep_v1_queue_proto_rawDesc = "" +
 	"\x17lockstep/v1/queue.proto\x12\vlockstep.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"7\n" +
 	"\x10ListQueueRequest\x12\x19\n" +
 	"\x05limit\x18\x01 \x01(\x05H\x00R\x05limit\x88\x01\x01B\b\n" +
-	"\x06_limit\"?\n" +
+	"\x06_limit\"p\n" +
 	"\x11ListQueueResponse\x12*\n" +
-	"\x04jobs\x18\x01 \x03(\v2\x16.lockstep.v1.QueuedJobR\x04jobs\"\xdb\x01\n" +
+	"\x04jobs\x18\x01 \x03(\v2\x16.lockstep.v1.QueuedJobR\x04jobs\x12/\n" +
+	"\x06stages\x18\x02 \x03(\v2\x17.lockstep.v1.QueueStageR\x06stages\"\xf6\x02\n" +
 	"\tQueuedJob\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x15\n" +
 	"\x06run_id\x18\x02 \x01(\tR\x05runId\x12\x1e\n" +
@@ -403,9 +1201,89 @@ const file_lockstep_v1_queue_proto_rawDesc = "" +
 	"repository\x18\x03 \x01(\tR\n" +
 	"repository\x12\x12\n" +
 	"\x04name\x18\x04 \x01(\tR\x04name\x12\x16\n" +
-	"\x06status\x18\x05 \x01(\tR\x06status\x12\x1a\n" +
-	"\bposition\x18\x06 \x01(\x05R\bposition\x12?\n" +
-	"\rwaiting_since\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\fwaitingSince\"\x14\n" +
+	"\x06status\x18\x05 \x01(\tR\x06status\x12\x1f\n" +
+	"\bposition\x18\x06 \x01(\x05H\x00R\bposition\x88\x01\x01\x12?\n" +
+	"\rwaiting_since\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\fwaitingSince\x12\x14\n" +
+	"\x05stage\x18\b \x01(\tR\x05stage\x12\x16\n" +
+	"\x06reason\x18\t \x01(\tR\x06reason\x12F\n" +
+	"\x0eexpected_start\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampH\x01R\rexpectedStart\x88\x01\x01B\v\n" +
+	"\t_positionB\x11\n" +
+	"\x0f_expected_start\"\xbd\x03\n" +
+	"\n" +
+	"QueueStage\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05takes\x18\x02 \x01(\tR\x05takes\x12\x14\n" +
+	"\x05holds\x18\x03 \x01(\tR\x05holds\x12\x18\n" +
+	"\awaiting\x18\x04 \x01(\x05R\awaiting\x12\x18\n" +
+	"\ablocked\x18\x05 \x01(\x05R\ablocked\x12\x12\n" +
+	"\x04held\x18\x06 \x01(\x05R\x04held\x12Q\n" +
+	"\x14oldest_waiting_since\x18\a \x01(\v2\x1a.google.protobuf.TimestampH\x00R\x12oldestWaitingSince\x88\x01\x01\x12\x18\n" +
+	"\aworkers\x18\b \x01(\x05R\aworkers\x12\x14\n" +
+	"\x05slots\x18\t \x01(\x05R\x05slots\x12\x1d\n" +
+	"\n" +
+	"free_slots\x18\n" +
+	" \x01(\x05R\tfreeSlots\x126\n" +
+	"\tlast_hour\x18\v \x01(\v2\x19.lockstep.v1.StageFiguresR\blastHour\x124\n" +
+	"\blast_day\x18\f \x01(\v2\x19.lockstep.v1.StageFiguresR\alastDayB\x17\n" +
+	"\x15_oldest_waiting_since\"\xda\x01\n" +
+	"\fStageFigures\x120\n" +
+	"\x05since\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x14\n" +
+	"\x05ended\x18\x02 \x01(\x03R\x05ended\x12(\n" +
+	"\x10ended_per_minute\x18\x03 \x01(\x01R\x0eendedPerMinute\x12,\n" +
+	"\x04wait\x18\x04 \x01(\v2\x18.lockstep.v1.PercentilesR\x04wait\x12*\n" +
+	"\x03run\x18\x05 \x01(\v2\x18.lockstep.v1.PercentilesR\x03run\"\x82\x01\n" +
+	"\vPercentiles\x12\x1a\n" +
+	"\x06p50_ms\x18\x01 \x01(\x03H\x00R\x05p50Ms\x88\x01\x01\x12\x1a\n" +
+	"\x06p90_ms\x18\x02 \x01(\x03H\x01R\x05p90Ms\x88\x01\x01\x12\x1a\n" +
+	"\x06p99_ms\x18\x03 \x01(\x03H\x02R\x05p99Ms\x88\x01\x01B\t\n" +
+	"\a_p50_msB\t\n" +
+	"\a_p90_msB\t\n" +
+	"\a_p99_ms\"c\n" +
+	"\x19GetRepositoryStatsRequest\x12\x1e\n" +
+	"\n" +
+	"repository\x18\x01 \x01(\tR\n" +
+	"repository\x12\x1b\n" +
+	"\x06window\x18\x02 \x01(\tH\x00R\x06window\x88\x01\x01B\t\n" +
+	"\a_window\"\x94\x03\n" +
+	"\x1aGetRepositoryStatsResponse\x12\x1e\n" +
+	"\n" +
+	"repository\x18\x01 \x01(\tR\n" +
+	"repository\x12\x16\n" +
+	"\x06window\x18\x02 \x01(\tR\x06window\x120\n" +
+	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12+\n" +
+	"\x04runs\x18\x04 \x01(\v2\x17.lockstep.v1.RunFiguresR\x04runs\x124\n" +
+	"\x06stages\x18\x05 \x03(\v2\x1c.lockstep.v1.RepositoryStageR\x06stages\x12<\n" +
+	"\fslowest_jobs\x18\x06 \x03(\v2\x19.lockstep.v1.NamedFiguresR\vslowestJobs\x12>\n" +
+	"\rslowest_steps\x18\a \x03(\v2\x19.lockstep.v1.NamedFiguresR\fslowestSteps\x12+\n" +
+	"\x04days\x18\b \x03(\v2\x17.lockstep.v1.DayFiguresR\x04days\"\x93\x02\n" +
+	"\n" +
+	"RunFigures\x12\x14\n" +
+	"\x05ended\x18\x01 \x01(\x03R\x05ended\x12\x18\n" +
+	"\asuccess\x18\x02 \x01(\x03R\asuccess\x12\x18\n" +
+	"\afailure\x18\x03 \x01(\x03R\afailure\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\x03R\x05error\x12\x1c\n" +
+	"\tcancelled\x18\x05 \x01(\x03R\tcancelled\x12\x18\n" +
+	"\askipped\x18\x06 \x01(\x03R\askipped\x12&\n" +
+	"\ffailure_rate\x18\a \x01(\x01H\x00R\vfailureRate\x88\x01\x01\x124\n" +
+	"\bduration\x18\b \x01(\v2\x18.lockstep.v1.PercentilesR\bdurationB\x0f\n" +
+	"\r_failure_rate\"\x95\x01\n" +
+	"\x0fRepositoryStage\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05ended\x18\x02 \x01(\x03R\x05ended\x12,\n" +
+	"\x04wait\x18\x03 \x01(\v2\x18.lockstep.v1.PercentilesR\x04wait\x12*\n" +
+	"\x03run\x18\x04 \x01(\v2\x18.lockstep.v1.PercentilesR\x03run\"\xb1\x01\n" +
+	"\fNamedFigures\x12\x10\n" +
+	"\x03job\x18\x01 \x01(\tR\x03job\x12\x12\n" +
+	"\x04step\x18\x02 \x01(\tR\x04step\x12\x14\n" +
+	"\x05ended\x18\x03 \x01(\x03R\x05ended\x12\x16\n" +
+	"\x06failed\x18\x04 \x01(\x03R\x06failed\x12\x17\n" +
+	"\amean_ms\x18\x05 \x01(\x03R\x06meanMs\x124\n" +
+	"\bduration\x18\x06 \x01(\v2\x18.lockstep.v1.PercentilesR\bduration\"r\n" +
+	"\n" +
+	"DayFigures\x127\n" +
+	"\tbegins_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\bbeginsAt\x12+\n" +
+	"\x04runs\x18\x02 \x01(\v2\x17.lockstep.v1.RunFiguresR\x04runs\"\x14\n" +
 	"\x12ListWorkersRequest\"D\n" +
 	"\x13ListWorkersResponse\x12-\n" +
 	"\aworkers\x18\x01 \x03(\v2\x13.lockstep.v1.WorkerR\aworkers\"\xdc\x01\n" +
@@ -417,10 +1295,11 @@ const file_lockstep_v1_queue_proto_rawDesc = "" +
 	"\x04busy\x18\x05 \x01(\x05R\x04busy\x129\n" +
 	"\n" +
 	"started_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x123\n" +
-	"\abeat_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x06beatAt2\xe2\x01\n" +
+	"\abeat_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x06beatAt2\xfe\x02\n" +
 	"\fQueueService\x12d\n" +
 	"\tListQueue\x12\x1d.lockstep.v1.ListQueueRequest\x1a\x1e.lockstep.v1.ListQueueResponse\"\x18\x82\xd3\xe4\x93\x02\x0f\x12\r/api/v1/queue\x90\x02\x01\x12l\n" +
-	"\vListWorkers\x12\x1f.lockstep.v1.ListWorkersRequest\x1a .lockstep.v1.ListWorkersResponse\"\x1a\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/workers\x90\x02\x01BQZOgithub.com/lockstep-ci/lockstep/services/api-gateway/gen/lockstep/v1;lockstepv1b\x06proto3"
+	"\vListWorkers\x12\x1f.lockstep.v1.ListWorkersRequest\x1a .lockstep.v1.ListWorkersResponse\"\x1a\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/workers\x90\x02\x01\x12\x99\x01\n" +
+	"\x12GetRepositoryStats\x12&.lockstep.v1.GetRepositoryStatsRequest\x1a'.lockstep.v1.GetRepositoryStatsResponse\"2\x82\xd3\xe4\x93\x02)\x12'/api/v1/repositories/{repository}/stats\x90\x02\x01BQZOgithub.com/lockstep-ci/lockstep/services/api-gateway/gen/lockstep/v1;lockstepv1b\x06proto3"
 
 var (
 	file_lockstep_v1_queue_proto_rawDescOnce sync.Once
@@ -434,31 +1313,62 @@ func file_lockstep_v1_queue_proto_rawDescGZIP() []byte {
 	return file_lockstep_v1_queue_proto_rawDescData
 }
 
-var file_lockstep_v1_queue_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_lockstep_v1_queue_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_lockstep_v1_queue_proto_goTypes = []any{
-	(*ListQueueRequest)(nil),      // 0: lockstep.v1.ListQueueRequest
-	(*ListQueueResponse)(nil),     // 1: lockstep.v1.ListQueueResponse
-	(*QueuedJob)(nil),             // 2: lockstep.v1.QueuedJob
-	(*ListWorkersRequest)(nil),    // 3: lockstep.v1.ListWorkersRequest
-	(*ListWorkersResponse)(nil),   // 4: lockstep.v1.ListWorkersResponse
-	(*Worker)(nil),                // 5: lockstep.v1.Worker
-	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
+	(*ListQueueRequest)(nil),           // 0: lockstep.v1.ListQueueRequest
+	(*ListQueueResponse)(nil),          // 1: lockstep.v1.ListQueueResponse
+	(*QueuedJob)(nil),                  // 2: lockstep.v1.QueuedJob
+	(*QueueStage)(nil),                 // 3: lockstep.v1.QueueStage
+	(*StageFigures)(nil),               // 4: lockstep.v1.StageFigures
+	(*Percentiles)(nil),                // 5: lockstep.v1.Percentiles
+	(*GetRepositoryStatsRequest)(nil),  // 6: lockstep.v1.GetRepositoryStatsRequest
+	(*GetRepositoryStatsResponse)(nil), // 7: lockstep.v1.GetRepositoryStatsResponse
+	(*RunFigures)(nil),                 // 8: lockstep.v1.RunFigures
+	(*RepositoryStage)(nil),            // 9: lockstep.v1.RepositoryStage
+	(*NamedFigures)(nil),               // 10: lockstep.v1.NamedFigures
+	(*DayFigures)(nil),                 // 11: lockstep.v1.DayFigures
+	(*ListWorkersRequest)(nil),         // 12: lockstep.v1.ListWorkersRequest
+	(*ListWorkersResponse)(nil),        // 13: lockstep.v1.ListWorkersResponse
+	(*Worker)(nil),                     // 14: lockstep.v1.Worker
+	(*timestamppb.Timestamp)(nil),      // 15: google.protobuf.Timestamp
 }
 var file_lockstep_v1_queue_proto_depIdxs = []int32{
-	2, // 0: lockstep.v1.ListQueueResponse.jobs:type_name -> lockstep.v1.QueuedJob
-	6, // 1: lockstep.v1.QueuedJob.waiting_since:type_name -> google.protobuf.Timestamp
-	5, // 2: lockstep.v1.ListWorkersResponse.workers:type_name -> lockstep.v1.Worker
-	6, // 3: lockstep.v1.Worker.started_at:type_name -> google.protobuf.Timestamp
-	6, // 4: lockstep.v1.Worker.beat_at:type_name -> google.protobuf.Timestamp
-	0, // 5: lockstep.v1.QueueService.ListQueue:input_type -> lockstep.v1.ListQueueRequest
-	3, // 6: lockstep.v1.QueueService.ListWorkers:input_type -> lockstep.v1.ListWorkersRequest
-	1, // 7: lockstep.v1.QueueService.ListQueue:output_type -> lockstep.v1.ListQueueResponse
-	4, // 8: lockstep.v1.QueueService.ListWorkers:output_type -> lockstep.v1.ListWorkersResponse
-	7, // [7:9] is the sub-list for method output_type
-	5, // [5:7] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	2,  // 0: lockstep.v1.ListQueueResponse.jobs:type_name -> lockstep.v1.QueuedJob
+	3,  // 1: lockstep.v1.ListQueueResponse.stages:type_name -> lockstep.v1.QueueStage
+	15, // 2: lockstep.v1.QueuedJob.waiting_since:type_name -> google.protobuf.Timestamp
+	15, // 3: lockstep.v1.QueuedJob.expected_start:type_name -> google.protobuf.Timestamp
+	15, // 4: lockstep.v1.QueueStage.oldest_waiting_since:type_name -> google.protobuf.Timestamp
+	4,  // 5: lockstep.v1.QueueStage.last_hour:type_name -> lockstep.v1.StageFigures
+	4,  // 6: lockstep.v1.QueueStage.last_day:type_name -> lockstep.v1.StageFigures
+	15, // 7: lockstep.v1.StageFigures.since:type_name -> google.protobuf.Timestamp
+	5,  // 8: lockstep.v1.StageFigures.wait:type_name -> lockstep.v1.Percentiles
+	5,  // 9: lockstep.v1.StageFigures.run:type_name -> lockstep.v1.Percentiles
+	15, // 10: lockstep.v1.GetRepositoryStatsResponse.since:type_name -> google.protobuf.Timestamp
+	8,  // 11: lockstep.v1.GetRepositoryStatsResponse.runs:type_name -> lockstep.v1.RunFigures
+	9,  // 12: lockstep.v1.GetRepositoryStatsResponse.stages:type_name -> lockstep.v1.RepositoryStage
+	10, // 13: lockstep.v1.GetRepositoryStatsResponse.slowest_jobs:type_name -> lockstep.v1.NamedFigures
+	10, // 14: lockstep.v1.GetRepositoryStatsResponse.slowest_steps:type_name -> lockstep.v1.NamedFigures
+	11, // 15: lockstep.v1.GetRepositoryStatsResponse.days:type_name -> lockstep.v1.DayFigures
+	5,  // 16: lockstep.v1.RunFigures.duration:type_name -> lockstep.v1.Percentiles
+	5,  // 17: lockstep.v1.RepositoryStage.wait:type_name -> lockstep.v1.Percentiles
+	5,  // 18: lockstep.v1.RepositoryStage.run:type_name -> lockstep.v1.Percentiles
+	5,  // 19: lockstep.v1.NamedFigures.duration:type_name -> lockstep.v1.Percentiles
+	15, // 20: lockstep.v1.DayFigures.begins_at:type_name -> google.protobuf.Timestamp
+	8,  // 21: lockstep.v1.DayFigures.runs:type_name -> lockstep.v1.RunFigures
+	14, // 22: lockstep.v1.ListWorkersResponse.workers:type_name -> lockstep.v1.Worker
+	15, // 23: lockstep.v1.Worker.started_at:type_name -> google.protobuf.Timestamp
+	15, // 24: lockstep.v1.Worker.beat_at:type_name -> google.protobuf.Timestamp
+	0,  // 25: lockstep.v1.QueueService.ListQueue:input_type -> lockstep.v1.ListQueueRequest
+	12, // 26: lockstep.v1.QueueService.ListWorkers:input_type -> lockstep.v1.ListWorkersRequest
+	6,  // 27: lockstep.v1.QueueService.GetRepositoryStats:input_type -> lockstep.v1.GetRepositoryStatsRequest
+	1,  // 28: lockstep.v1.QueueService.ListQueue:output_type -> lockstep.v1.ListQueueResponse
+	13, // 29: lockstep.v1.QueueService.ListWorkers:output_type -> lockstep.v1.ListWorkersResponse
+	7,  // 30: lockstep.v1.QueueService.GetRepositoryStats:output_type -> lockstep.v1.GetRepositoryStatsResponse
+	28, // [28:31] is the sub-list for method output_type
+	25, // [25:28] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_lockstep_v1_queue_proto_init() }
@@ -467,13 +1377,18 @@ func file_lockstep_v1_queue_proto_init() {
 		return
 	}
 	file_lockstep_v1_queue_proto_msgTypes[0].OneofWrappers = []any{}
+	file_lockstep_v1_queue_proto_msgTypes[2].OneofWrappers = []any{}
+	file_lockstep_v1_queue_proto_msgTypes[3].OneofWrappers = []any{}
+	file_lockstep_v1_queue_proto_msgTypes[5].OneofWrappers = []any{}
+	file_lockstep_v1_queue_proto_msgTypes[6].OneofWrappers = []any{}
+	file_lockstep_v1_queue_proto_msgTypes[8].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lockstep_v1_queue_proto_rawDesc), len(file_lockstep_v1_queue_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -118,6 +118,8 @@ func correct(operation *openapi3.Operation) error {
 			p = &openapi3.ParameterRef{Ref: refs + "parameters/id"}
 		case "limit":
 			p.Value.Schema.Value.WithMin(1).WithMax(100)
+		case "window":
+			p.Value.Schema.Value.WithEnum("24h", "7d", "30d")
 		case key:
 			continue
 		}

@@ -38,14 +38,21 @@ const (
 	// QueueServiceListWorkersProcedure is the fully-qualified name of the QueueService's ListWorkers
 	// RPC.
 	QueueServiceListWorkersProcedure = "/lockstep.v1.QueueService/ListWorkers"
+	// QueueServiceGetRepositoryStatsProcedure is the fully-qualified name of the QueueService's
+	// GetRepositoryStats RPC.
+	QueueServiceGetRepositoryStatsProcedure = "/lockstep.v1.QueueService/GetRepositoryStats"
 )
 
 // QueueServiceClient is a client for the lockstep.v1.QueueService service.
 type QueueServiceClient interface {
-	// List the jobs that wait for a worker, those that are claimed first before the others; each state by itself.
+	// List the jobs that wait, those that are claimed first before the others, each state by itself; and how each stage does. It
+	// is as of one moment. A token of one repository sees the jobs and the figures of that one; positions, expected starts, workers
+	// and slots are of the whole queue, which names nobody else.
 	ListQueue(context.Context, *v1.ListQueueRequest) (*v1.ListQueueResponse, error)
 	// List the workers that live.
 	ListWorkers(context.Context, *v1.ListWorkersRequest) (*v1.ListWorkersResponse, error)
+	// Show what a repository's runs came to, how long they took, and where the time went.
+	GetRepositoryStats(context.Context, *v1.GetRepositoryStatsRequest) (*v1.GetRepositoryStatsResponse, error)
 }
 
 // NewQueueServiceClient constructs a client for the lockstep.v1.QueueService service. By default,
@@ -73,13 +80,21 @@ func NewQueueServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
+		getRepositoryStats: connect.NewClient[v1.GetRepositoryStatsRequest, v1.GetRepositoryStatsResponse](
+			httpClient,
+			baseURL+QueueServiceGetRepositoryStatsProcedure,
+			connect.WithSchema(queueServiceMethods.ByName("GetRepositoryStats")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // queueServiceClient implements QueueServiceClient.
 type queueServiceClient struct {
-	listQueue   *connect.Client[v1.ListQueueRequest, v1.ListQueueResponse]
-	listWorkers *connect.Client[v1.ListWorkersRequest, v1.ListWorkersResponse]
+	listQueue          *connect.Client[v1.ListQueueRequest, v1.ListQueueResponse]
+	listWorkers        *connect.Client[v1.ListWorkersRequest, v1.ListWorkersResponse]
+	getRepositoryStats *connect.Client[v1.GetRepositoryStatsRequest, v1.GetRepositoryStatsResponse]
 }
 
 // ListQueue calls lockstep.v1.QueueService.ListQueue.
@@ -100,12 +115,25 @@ func (c *queueServiceClient) ListWorkers(ctx context.Context, req *v1.ListWorker
 	return nil, err
 }
 
+// GetRepositoryStats calls lockstep.v1.QueueService.GetRepositoryStats.
+func (c *queueServiceClient) GetRepositoryStats(ctx context.Context, req *v1.GetRepositoryStatsRequest) (*v1.GetRepositoryStatsResponse, error) {
+	response, err := c.getRepositoryStats.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // QueueServiceHandler is an implementation of the lockstep.v1.QueueService service.
 type QueueServiceHandler interface {
-	// List the jobs that wait for a worker, those that are claimed first before the others; each state by itself.
+	// List the jobs that wait, those that are claimed first before the others, each state by itself; and how each stage does. It
+	// is as of one moment. A token of one repository sees the jobs and the figures of that one; positions, expected starts, workers
+	// and slots are of the whole queue, which names nobody else.
 	ListQueue(context.Context, *v1.ListQueueRequest) (*v1.ListQueueResponse, error)
 	// List the workers that live.
 	ListWorkers(context.Context, *v1.ListWorkersRequest) (*v1.ListWorkersResponse, error)
+	// Show what a repository's runs came to, how long they took, and where the time went.
+	GetRepositoryStats(context.Context, *v1.GetRepositoryStatsRequest) (*v1.GetRepositoryStatsResponse, error)
 }
 
 // NewQueueServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -129,12 +157,21 @@ func NewQueueServiceHandler(svc QueueServiceHandler, opts ...connect.HandlerOpti
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
+	queueServiceGetRepositoryStatsHandler := connect.NewUnaryHandlerSimple(
+		QueueServiceGetRepositoryStatsProcedure,
+		svc.GetRepositoryStats,
+		connect.WithSchema(queueServiceMethods.ByName("GetRepositoryStats")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/lockstep.v1.QueueService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case QueueServiceListQueueProcedure:
 			queueServiceListQueueHandler.ServeHTTP(w, r)
 		case QueueServiceListWorkersProcedure:
 			queueServiceListWorkersHandler.ServeHTTP(w, r)
+		case QueueServiceGetRepositoryStatsProcedure:
+			queueServiceGetRepositoryStatsHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -150,4 +187,8 @@ func (UnimplementedQueueServiceHandler) ListQueue(context.Context, *v1.ListQueue
 
 func (UnimplementedQueueServiceHandler) ListWorkers(context.Context, *v1.ListWorkersRequest) (*v1.ListWorkersResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("lockstep.v1.QueueService.ListWorkers is not implemented"))
+}
+
+func (UnimplementedQueueServiceHandler) GetRepositoryStats(context.Context, *v1.GetRepositoryStatsRequest) (*v1.GetRepositoryStatsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("lockstep.v1.QueueService.GetRepositoryStats is not implemented"))
 }
