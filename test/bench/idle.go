@@ -97,37 +97,50 @@ func startFleet(ctx context.Context, b *bench, d *database) (_ *fleet, err error
 			err = errors.Join(err, f.stop())
 		}
 	}()
-	if f.dir, err = os.MkdirTemp("", "lockstep-bench-"); err != nil {
-		return nil, fmt.Errorf("make a folder for the fleet: %w", err)
-	}
-	if err := os.Chmod(f.dir, 0o711); err != nil { // the runners want it passable for the users of steps
-		return nil, fmt.Errorf("open the fleet's folder: %w", err)
-	}
-	bin, err := filepath.Abs(b.bin)
-	if err != nil {
-		return nil, fmt.Errorf("find the binaries: %w", err)
-	}
 	for _, service := range migrations.Services {
 		if f.taps[service], err = newTap(d.url); err != nil {
 			return nil, err
 		}
 		for range b.size.replicas {
-			if err := f.start(filepath.Join(bin, service), service, f.taps[service].through(d.as(service))); err != nil {
+			if err := f.start(b, service, f.taps[service].through(d.as(service))); err != nil {
 				return nil, err
 			}
 		}
 	}
+	return f, f.ready(ctx)
+}
+
+// ready waits until each process is.
+func (f *fleet) ready(ctx context.Context) error {
 	for _, p := range f.processes {
 		err := until(ctx, 30*time.Second, 20*time.Millisecond, func() bool { return p.ended() || p.ready(ctx) })
 		if err != nil {
-			return nil, fmt.Errorf("wait until %s is ready: %w", p.service, err)
+			return fmt.Errorf("wait until %s is ready: %w", p.service, err)
 		}
 	}
-	return f, f.alive()
+	return f.alive()
 }
 
+// What the fleet's gateways let in.
+const (
+	fleetToken  = "the-token-of-a-benchmark"
+	fleetSecret = "the-secret-of-a-benchmark"
+)
+
 // start starts one process with its defaults, but for what has none.
-func (f *fleet) start(binary, service, databaseURL string) error {
+func (f *fleet) start(b *bench, service, databaseURL string) (err error) {
+	if f.dir == "" {
+		if f.dir, err = os.MkdirTemp("", "lockstep-bench-"); err != nil {
+			return fmt.Errorf("make a folder for the fleet: %w", err)
+		}
+		if err := os.Chmod(f.dir, 0o711); err != nil { // the runners want it passable for the users of steps
+			return fmt.Errorf("open the fleet's folder: %w", err)
+		}
+	}
+	binary, err := filepath.Abs(filepath.Join(b.bin, service))
+	if err != nil {
+		return fmt.Errorf("find the binaries: %w", err)
+	}
 	ops, err := freeAddress()
 	if err != nil {
 		return err
@@ -137,7 +150,7 @@ func (f *fleet) start(binary, service, databaseURL string) error {
 	p.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + f.dir, "TMPDIR=" + f.dir, "DATABASE_URL=" + databaseURL, "LOG_LEVEL=warn"}
 	switch service {
 	case "api-gateway":
-		p.cmd.Env = append(p.cmd.Env, "HTTP_ADDR="+ops, "ADMIN_TOKEN=an-idle-fleets-token", "GITHUB_WEBHOOK_SECRET=an-idle-fleets-secret")
+		p.cmd.Env = append(p.cmd.Env, "HTTP_ADDR="+ops, "ADMIN_TOKEN="+fleetToken, "GITHUB_WEBHOOK_SECRET="+fleetSecret)
 	case "runner":
 		p.cmd.Env = append(p.cmd.Env, "OPS_ADDR="+ops, "EXECUTOR_UNSANDBOXED=true", "WORK_DIR="+filepath.Join(f.dir, "work"))
 	default:

@@ -39,10 +39,13 @@ var parts = []part{
 	{"f", "the same load beside a transaction that is held open", 10 * time.Minute, snapshot},
 	{"g", "an idle fleet", 5 * time.Minute, idle},
 	{"h", "one repository with many jobs beside others with one", 5 * time.Minute, fairness},
+	{"i", "webhooks at a steady rate", 5 * time.Minute, webhooks},
+	{"j", "a storm of deliveries, many copies of each", 5 * time.Minute, storm},
+	{"k", "many watchers of one gateway", 5 * time.Minute, watchers},
 }
 
 // wholeRun bounds the run of all parts.
-const wholeRun = 40 * time.Minute
+const wholeRun = 45 * time.Minute
 
 func main() {
 	out := flag.String("o", "", "`file` that the figures are written to as well")

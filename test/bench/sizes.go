@@ -28,6 +28,14 @@ type size struct {
 	bigJobs, bigSlots   int           // (h)
 	arrivals            int           // (h): repositories with one job
 	handler             time.Duration // (h): what a job takes
+	deliveryRate        int           // (i): a second
+	deliverFor          time.Duration
+	deliveries, copies  int // (j)
+	gateways, senders   int
+	watchers            watcherCounts // (k)
+	pages               int           // (k): runs that the watchers of "other" are spread over
+	changes             int           // (k): a second
+	changeFor           time.Duration
 }
 
 // sizes by SCALE. Only the first one's figures are worth comparing.
@@ -42,6 +50,10 @@ var sizes = map[string]size{
 		heldRate: 1_000, heldFor: 60 * time.Second,
 		replicas: 4, settle: 15 * time.Second, watch: 30 * time.Second,
 		bigJobs: 1_000, bigSlots: 4, arrivals: 10, handler: 10 * time.Millisecond,
+		deliveryRate: 200, deliverFor: 20 * time.Second,
+		deliveries: 1_000, copies: 100, gateways: 4, senders: 64,
+		watchers: watcherCounts{sockets: 3_500, streams: 700, calls: 300, other: 500}, pages: 50,
+		changes: 100, changeFor: 20 * time.Second,
 	},
 	"quick": { // a tenth, once
 		rounds:   1,
@@ -53,6 +65,10 @@ var sizes = map[string]size{
 		heldRate: 1_000, heldFor: 6 * time.Second,
 		replicas: 4, settle: 5 * time.Second, watch: 10 * time.Second,
 		bigJobs: 1_000, bigSlots: 4, arrivals: 10, handler: 10 * time.Millisecond,
+		deliveryRate: 200, deliverFor: 5 * time.Second,
+		deliveries: 1_000, copies: 10, gateways: 4, senders: 64,
+		watchers: watcherCounts{sockets: 3_500, streams: 700, calls: 300, other: 500}, pages: 50,
+		changes: 100, changeFor: 10 * time.Second,
 	},
 	"small": {
 		rounds:   1,
@@ -64,5 +80,9 @@ var sizes = map[string]size{
 		heldRate: 50, heldFor: 300 * time.Millisecond,
 		replicas: 1, settle: 500 * time.Millisecond, watch: time.Second,
 		bigJobs: 200, bigSlots: 4, arrivals: 2, handler: 20 * time.Millisecond,
+		deliveryRate: 50, deliverFor: 200 * time.Millisecond,
+		deliveries: 20, copies: 5, gateways: 2, senders: 8,
+		watchers: watcherCounts{sockets: 12, streams: 6, calls: 6, other: 6}, pages: 2,
+		changes: 50, changeFor: 500 * time.Millisecond,
 	},
 }

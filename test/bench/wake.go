@@ -68,8 +68,9 @@ func (t *table) latencies(what string, p50, p99, most *goal) latencies {
 	}
 }
 
-func (l latencies) add(s *source) {
-	took := s.since(s.acknowledged)
+func (l latencies) add(s *source) { l.addAll(s.since(s.acknowledged)) }
+
+func (l latencies) addAll(took []float64) {
 	l.p50.add(percentile(took, 50))
 	l.p95.add(percentile(took, 95))
 	l.p99.add(percentile(took, 99))
@@ -155,7 +156,7 @@ func (s *source) since(times map[int64]time.Time) []float64 {
 	defer s.mu.Unlock()
 	var took []float64
 	for job, at := range times {
-		took = append(took, float64(s.started[job].Sub(at).Microseconds())/1000)
+		took = append(took, inMs(s.started[job].Sub(at)))
 	}
 	return took
 }
