@@ -2,6 +2,7 @@ package rest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -154,6 +155,7 @@ type events struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
 	at      place
+	out     []byte // not written yet
 	begun   bool
 }
 
@@ -177,7 +179,7 @@ func (e *events) serve(ctx context.Context, feed *watch.Feed) error {
 		case <-feed.Closed():
 			return watch.ErrClosed
 		case <-alive.C:
-			fmt.Fprint(e.w, ":\n\n") // its error comes again with the flush
+			e.out = append(e.out, ":\n\n"...)
 		case <-feed.Ready():
 			state, pieces := feed.Take()
 			if state != nil {
@@ -220,12 +222,15 @@ func (e *events) tell(l *logPlace, chase *watch.Chase, state *watch.State, taken
 	return nil
 }
 
-// send writes one event; an error comes again with the flush.
+// send adds one event to what the next flush writes.
 func (e *events) send(kind string, data []byte) {
-	fmt.Fprintf(e.w, "event: %s\nid: %s\ndata: %s\n\n", kind, e.at.String(), data)
+	e.out = fmt.Appendf(e.out, "event: %s\nid: %s\ndata: ", kind, e.at.String())
+	e.out = append(append(e.out, data...), "\n\n"...)
 }
 
 func (e *events) flush() error {
 	e.begun = true
-	return e.control.Flush()
+	_, err := e.w.Write(e.out)
+	e.out = e.out[:0]
+	return errors.Join(err, e.control.Flush())
 }

@@ -4,21 +4,23 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"sync"
+	"sync/atomic"
 
 	lockstepv1 "github.com/lockstep-ci/lockstep/services/api-gateway/gen/lockstep/v1"
 )
 
 // Feed is what one watcher is told: a run (or the list) whenever it has changed, and pieces of the logs it follows. Wait
-// for Ready, then Take. Its methods may be called from several goroutines.
+// for Ready, then Take. One goroutine takes; the other methods may be called from several.
 type Feed struct {
 	hub    *Hub
-	run    int64
+	topic  *topic
 	ready  chan struct{} // size 1
 	closed chan struct{}
+	taken  *State // what Take has returned last
 
-	// Guarded by the hub's mutex.
-	taken *State // what Take has returned last
-	tails map[int64]*tail
+	follows atomic.Bool     // there are tails
+	tails   map[int64]*tail // guarded by the hub's mutex
 }
 
 // tail is one followed log.
@@ -37,6 +39,8 @@ type Piece struct {
 	Data    []byte
 	Ended   bool  // the attempt has ended, and this is the end of its log
 	Err     error // the log cannot be read on
+
+	frame func() []byte // of WebSocket, made once for all who want it
 }
 
 // Message is the piece as every interface tells it.
@@ -55,28 +59,39 @@ var (
 
 // Open watches a run; 0 is the list of the latest runs. Close the feed when done.
 func (h *Hub) Open(run int64) (*Feed, error) {
-	f := &Feed{hub: h, run: run, ready: make(chan struct{}, 1), closed: make(chan struct{}), tails: map[int64]*tail{}}
+	f := &Feed{hub: h, ready: make(chan struct{}, 1), closed: make(chan struct{}), tails: map[int64]*tail{}}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
 	case h.stopped:
 		return nil, ErrClosed
-	case len(h.feeds) >= maxFeeds:
+	case h.feeds >= maxFeeds:
 		return nil, ErrTooMany
 	}
-	h.feeds[f] = struct{}{}
-	if h.states[run] != nil {
+	h.feeds++
+	if f.topic = h.topics[run]; f.topic == nil {
+		f.topic = &topic{run: run, feeds: map[*Feed]struct{}{}}
+		h.topics[run] = f.topic
+	}
+	f.topic.feeds[f] = struct{}{}
+	if f.topic.state.Load() != nil {
 		f.signal()
 	}
 	h.nudge()
 	return f, nil
 }
 
-// Close ends the feed; the hub may have ended it before.
+// Close ends the feed. What nobody watches any more is forgotten.
 func (f *Feed) Close() {
-	f.hub.mu.Lock()
-	defer f.hub.mu.Unlock()
-	delete(f.hub.feeds, f)
+	h := f.hub
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.feeds--
+	delete(h.followers, f)
+	delete(f.topic.feeds, f)
+	if len(f.topic.feeds) == 0 {
+		delete(h.topics, f.topic.run)
+	}
 }
 
 // Ready receives when there may be something to take.
@@ -88,11 +103,14 @@ func (f *Feed) Closed() <-chan struct{} { return f.closed }
 // Take returns what is new since the last call: the state if it has changed, else nil, and a piece of each followed log that
 // has more. The hub reads on for those.
 func (f *Feed) Take() (state *State, pieces []Piece) {
-	f.hub.mu.Lock()
-	defer f.hub.mu.Unlock()
-	if now := f.hub.states[f.run]; now != f.taken {
+	if now := f.topic.state.Load(); now != f.taken {
 		state, f.taken = now, now
 	}
+	if !f.follows.Load() { // most do not, and need no mutex
+		return state, nil
+	}
+	f.hub.mu.Lock()
+	defer f.hub.mu.Unlock()
 	for job, t := range f.tails {
 		if t.piece == nil {
 			continue
@@ -100,7 +118,7 @@ func (f *Feed) Take() (state *State, pieces []Piece) {
 		pieces = append(pieces, *t.piece)
 		t.piece = nil
 		if t.done {
-			delete(f.tails, job)
+			f.forget(job)
 		} else if t.full {
 			f.hub.nudge()
 		}
@@ -115,7 +133,9 @@ func (f *Feed) Follow(job int64, attempt int32, offset int64) error {
 	if len(f.tails) >= maxTails && f.tails[job] == nil {
 		return ErrTooManyLogs
 	}
-	f.tails[job] = &tail{position: position{run: f.run, job: job, attempt: attempt, offset: offset}}
+	f.tails[job] = &tail{position: position{run: f.topic.run, job: job, attempt: attempt, offset: offset}}
+	f.hub.followers[f] = struct{}{}
+	f.follows.Store(true)
 	f.hub.nudge()
 	return nil
 }
@@ -124,10 +144,19 @@ func (f *Feed) Follow(job int64, attempt int32, offset int64) error {
 func (f *Feed) Unfollow(job int64) {
 	f.hub.mu.Lock()
 	defer f.hub.mu.Unlock()
-	delete(f.tails, job)
+	f.forget(job)
 }
 
-// signal says that there is something to take. The hub's mutex is held.
+// forget ends following a job. The hub's mutex is held.
+func (f *Feed) forget(job int64) {
+	delete(f.tails, job)
+	if len(f.tails) == 0 {
+		delete(f.hub.followers, f)
+		f.follows.Store(false)
+	}
+}
+
+// signal says that there is something to take, or that the feed is closed. The hub's mutex is held.
 func (f *Feed) signal() {
 	select {
 	case f.ready <- struct{}{}:
@@ -135,9 +164,16 @@ func (f *Feed) signal() {
 	}
 }
 
-// feed gives the follower what was read at its position, and reports whether that is anything.
-func (t *tail) feed(r reading, found bool) bool {
-	piece := Piece{Job: t.job, Attempt: t.attempt, Offset: t.offset, Data: r.data}
+// wakeUp lets whoever waits for Ready look around.
+func (f *Feed) wakeUp() {
+	f.hub.mu.Lock()
+	defer f.hub.mu.Unlock()
+	f.signal()
+}
+
+// piece is what was read at a position for those who follow from there; nil: nothing new.
+func (r *reading) piece(at position, found bool) *Piece {
+	piece := &Piece{Job: at.job, Attempt: at.attempt, Offset: at.offset, Data: r.data}
 	switch {
 	case !found:
 		piece.Err = ErrNoSuchJob
@@ -146,13 +182,18 @@ func (t *tail) feed(r reading, found bool) bool {
 	default:
 		piece.Ended = r.ended && !r.full()
 	}
-	t.done = piece.Ended || piece.Err != nil
-	if len(r.data) == 0 && !t.done {
-		return false
+	if len(r.data) == 0 && !piece.Ended && piece.Err == nil {
+		return nil
 	}
-	t.offset += int64(len(r.data))
-	t.seq, t.full, t.piece = r.seq, r.full(), &piece
-	return true
+	piece.frame = sync.OnceValue(func() []byte { return frame(pieceMessage(piece)) })
+	return piece
+}
+
+// take gives the follower what was read at its position.
+func (t *tail) take(piece *Piece, r reading) {
+	t.done = piece.Ended || piece.Err != nil
+	t.offset += int64(len(piece.Data))
+	t.seq, t.full, t.piece = r.seq, r.full(), piece
 }
 
 // Wait waits for Ready. It returns the context's error, or ErrClosed.
@@ -163,6 +204,11 @@ func (f *Feed) Wait(ctx context.Context) error {
 	case <-f.closed:
 		return ErrClosed
 	case <-f.ready:
+	}
+	select {
+	case <-f.closed:
+		return ErrClosed
+	default:
 		return nil
 	}
 }

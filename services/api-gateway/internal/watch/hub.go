@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -27,6 +28,7 @@ const (
 	liveTick   = 100 * time.Millisecond // between two looks while something watched is not final: steps and logs notify nobody
 	idleTick   = time.Second            // otherwise
 	restBeat   = 20 * time.Millisecond  // at least between two looks, so that a burst of wakes is one
+	tellCost   = 20 * time.Microsecond  // what telling one watcher costs, both sides together: looks never outrun what they set off
 	lookLimit  = 10 * time.Second       // for the statements of one look
 	latestRuns = 30                     // in the list
 	maxFeeds   = 10_000                 // watchers of one process
@@ -46,10 +48,18 @@ type Hub struct {
 	log  *zap.Logger
 	wake chan struct{} // size 1
 
-	mu      sync.Mutex
-	stopped bool
-	feeds   map[*Feed]struct{}
-	states  map[int64]*State // of each watched run; 0: the list
+	mu        sync.Mutex
+	stopped   bool
+	feeds     int
+	topics    map[int64]*topic   // what is watched, by run; 0: the list
+	followers map[*Feed]struct{} // those that follow a log
+}
+
+// topic is a run, or the list, that somebody watches.
+type topic struct {
+	run   int64
+	state atomic.Pointer[State] // nil: not read yet; the hub's loop alone stores
+	feeds map[*Feed]struct{}    // never empty; guarded by the hub's mutex
 }
 
 // State is a watched run, or the list, at one moment. It is shared by all watchers and never changed.
@@ -57,6 +67,7 @@ type State struct {
 	Run     *runs.Run       // nil: the list
 	Message *lockstepv1.Run // the same for RPC
 	JSON    []byte          // and for WebSocket and SSE
+	frame   []byte          // and as a whole frame of WebSocket
 }
 
 // final reports whether nothing will change any more.
@@ -64,7 +75,7 @@ func (s *State) final() bool { return s != nil && s.Run != nil && s.Run.Status.F
 
 // NewHub makes a hub that reads from db. Run must run for it to work.
 func NewHub(db *jobs.DB, service *runs.Service, log *zap.Logger) *Hub {
-	return &Hub{db: db, runs: service, log: log, wake: make(chan struct{}, 1), feeds: map[*Feed]struct{}{}, states: map[int64]*State{}}
+	return &Hub{db: db, runs: service, log: log, wake: make(chan struct{}, 1), topics: map[int64]*topic{}, followers: map[*Feed]struct{}{}}
 }
 
 // Run serves the watchers until ctx ends; then it closes all feeds.
@@ -81,7 +92,8 @@ func (h *Hub) Run(ctx context.Context) {
 		case <-h.wake:
 		case <-timer.C:
 		}
-		wait, err := h.look(ctx)
+		began := time.Now()
+		wait, told, err := h.look(ctx)
 		switch {
 		case err == nil:
 			failing = false
@@ -91,99 +103,100 @@ func (h *Hub) Run(ctx context.Context) {
 			failing = true // said once, until it works again
 			h.log.Warn("watchers wait for the database", zap.Error(err))
 		}
+		// What is told faster than it can be taken piles up in sockets, and is old when it is read. So the more there are to tell,
+		// and the more a look costs, the fewer looks there are: what changes meanwhile is told as one.
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(restBeat):
+		case <-time.After(max(restBeat, min(time.Since(began), idleTick), time.Duration(told)*tellCost)):
 		}
 		timer.Reset(wait)
 	}
 }
 
-// look reads what is watched and hands out what is new. wait is how long nothing needs another look, wakes apart.
-func (h *Hub) look(ctx context.Context) (wait time.Duration, err error) {
+// look reads what is watched and hands out what is new, to so many watchers. wait is how long nothing needs another look, wakes
+// apart.
+func (h *Hub) look(ctx context.Context) (wait time.Duration, told int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, lookLimit)
 	defer cancel()
 	watched, live := h.watched()
 	if len(watched) == 0 {
-		return idleTick, nil
+		return idleTick, 0, nil
 	}
-	if err := h.lookAtRuns(ctx, watched); err != nil {
-		return idleTick, err
+	told, err = h.lookAtRuns(ctx, watched)
+	if err != nil {
+		return idleTick, told, err
 	}
-	more, err := h.lookAtLogs(ctx)
+	fed, more, err := h.lookAtLogs(ctx)
+	told += fed
 	switch {
 	case err != nil:
-		return idleTick, err
+		return idleTick, told, err
 	case more:
-		return 0, nil
+		return 0, told, nil
 	case live:
-		return liveTick, nil
+		return liveTick, told, nil
 	}
-	return idleTick, nil
+	return idleTick, told, nil
 }
 
-// watched returns the states that somebody watches, by run, and whether steps or logs may change without a wake. What
-// nobody watches any more is forgotten.
-func (h *Hub) watched() (states map[int64]*State, live bool) {
+// watched returns what somebody watches, by run, and whether steps or logs may change without a wake.
+func (h *Hub) watched() (topics map[int64]*topic, live bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	states = map[int64]*State{}
-	for f := range h.feeds {
-		state := h.states[f.run]
-		states[f.run] = state
-		live = live || (f.run != 0 && !state.final()) || len(f.tails) > 0
+	live = len(h.followers) > 0
+	for _, t := range h.topics {
+		live = live || (t.run != 0 && !t.state.Load().final())
 	}
-	maps.DeleteFunc(h.states, func(run int64, _ *State) bool { _, is := states[run]; return !is })
-	return states, live
+	return maps.Clone(h.topics), live
 }
 
-// lookAtRuns renews the states: of the list, and of the runs whose version has risen.
-func (h *Hub) lookAtRuns(ctx context.Context, watched map[int64]*State) error {
-	fresh := map[int64]*State{}
-	if old, listed := watched[0]; listed {
+// lookAtRuns renews the states: of the list, and of the runs whose version has risen. It returns how many watchers are told.
+func (h *Hub) lookAtRuns(ctx context.Context, watched map[int64]*topic) (told int, err error) {
+	fresh := map[*topic]*State{}
+	if list := watched[0]; list != nil {
 		state, err := h.readList(ctx)
 		if err != nil {
-			return err
+			return 0, err
 		}
-		if old == nil || string(old.JSON) != string(state.JSON) {
-			fresh[0] = state
+		if old := list.state.Load(); old == nil || string(old.JSON) != string(state.JSON) {
+			fresh[list] = state
 		}
 	}
 
-	unfinished := slices.DeleteFunc(slices.Collect(maps.Keys(watched)), func(run int64) bool { return run == 0 || watched[run].final() })
+	unfinished := slices.DeleteFunc(slices.Collect(maps.Keys(watched)), func(run int64) bool { return run == 0 || watched[run].state.Load().final() })
 	if len(unfinished) > 0 {
 		versions, err := h.runs.Versions(ctx, unfinished)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		changed := slices.DeleteFunc(unfinished, func(run int64) bool {
 			version, exists := versions[run]
-			return !exists || watched[run] != nil && watched[run].Run.Version == version
+			state := watched[run].state.Load()
+			return !exists || state != nil && state.Run.Version == version
 		})
 		if len(changed) > 0 {
 			found, err := h.runs.Read(ctx, changed)
 			if err != nil {
-				return err
+				return 0, err
 			}
 			for _, run := range found {
 				id, _ := runs.ParseID(run.ID) // the database's own
-				fresh[id] = newState(run)
+				fresh[watched[id]] = newState(run)
 			}
 		}
 	}
 
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for run, state := range fresh {
-		h.states[run] = state
-	}
-	for f := range h.feeds {
-		if state := h.states[f.run]; state != nil && state != f.taken {
+	for t, state := range fresh {
+		t.state.Store(state)
+		for f := range t.feeds {
 			f.signal()
 		}
+		told += len(t.feeds)
 	}
-	return nil
+	return told, nil
 }
 
 func (h *Hub) readList(ctx context.Context) (*State, error) {
@@ -195,47 +208,51 @@ func (h *Hub) readList(ctx context.Context) (*State, error) {
 	for i := range list {
 		message.Runs = append(message.Runs, list[i].Message())
 	}
-	return &State{JSON: wire.Tagged("runs", message)}, nil
+	text := wire.Tagged("runs", message)
+	return &State{JSON: text, frame: frame(text)}, nil
 }
 
 func newState(run runs.Run) *State {
 	message := run.Message()
-	return &State{Run: &run, Message: message, JSON: wire.Tagged("run", &lockstepv1.WatchRunResponse{Run: message})}
+	text := wire.Tagged("run", &lockstepv1.WatchRunResponse{Run: message})
+	return &State{Run: &run, Message: message, JSON: text, frame: frame(text)}
 }
 
-// lookAtLogs reads on for followers that have taken what they were given. more: not all of them, or not all there is.
-func (h *Hub) lookAtLogs(ctx context.Context) (more bool, err error) {
+// lookAtLogs reads on for followers that have taken what they were given, and returns how many are told. more: not all of them,
+// or not all there is.
+func (h *Hub) lookAtLogs(ctx context.Context) (told int, more bool, err error) {
 	positions, more := h.hungry()
 	if len(positions) == 0 {
-		return false, nil
+		return 0, false, nil
 	}
 	read, err := readLogs(ctx, h.db.Pool(), positions)
 	if err != nil {
-		return false, err
+		return 0, false, err
 	}
 	for _, r := range read {
 		if r.err != nil {
 			h.log.Error("log not shown", zap.Error(r.err))
 		}
 	}
-	asked := map[position]bool{}
+	pieces := map[position]*Piece{} // shared by all who follow from there; nil: nothing new
 	for _, p := range positions {
-		asked[p] = true
+		r, found := read[p]
+		pieces[p] = r.piece(p, found)
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for f := range h.feeds {
+	for f := range h.followers {
 		for _, t := range f.tails {
-			if !asked[t.position] || t.piece != nil || t.done { // it has moved since it was asked for, or is new
+			piece := pieces[t.position]
+			if piece == nil || t.piece != nil || t.done { // it has moved since it was asked for, or is new
 				continue
 			}
-			r, found := read[t.position]
-			if t.feed(r, found) {
-				f.signal()
-			}
+			t.take(piece, read[t.position])
+			f.signal()
+			told++
 		}
 	}
-	return more, nil
+	return told, more, nil
 }
 
 // hungry returns where followers wait for log, each position once, at most maxPositions of them.
@@ -243,7 +260,7 @@ func (h *Hub) hungry() (positions []position, more bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	seen := map[position]bool{}
-	for f := range h.feeds { // in random order: nobody is always last
+	for f := range h.followers { // in random order: nobody is always last
 		for _, t := range f.tails {
 			if t.piece != nil || t.done || seen[t.position] {
 				continue
@@ -270,8 +287,10 @@ func (h *Hub) close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.stopped = true
-	for f := range h.feeds {
-		close(f.closed)
+	for _, t := range h.topics {
+		for f := range t.feeds {
+			close(f.closed)
+			f.signal()
+		}
 	}
-	clear(h.feeds)
 }

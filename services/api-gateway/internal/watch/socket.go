@@ -1,14 +1,19 @@
 package watch
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"math"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
@@ -79,14 +84,29 @@ func (s *Socket) Serve(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer feed.Close()
-	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true}) // mayCome has judged the origin
+	taken := &hijacker{ResponseWriter: w}
+	conn, err := websocket.Accept(taken, r, &websocket.AcceptOptions{InsecureSkipVerify: true}) // mayCome has judged the origin
 	if err != nil {
 		return nil // Accept has answered
 	}
 	defer func() { _ = conn.CloseNow() }()
 	conn.SetReadLimit(maxMessage)
-	s.converse(context.WithoutCancel(r.Context()), conn, feed) // a hijacked request's context is nobody's
+	c := &conversation{feed: feed, conn: conn, raw: taken.conn}
+	err = c.hold(context.WithoutCancel(r.Context())) // a hijacked request's context is nobody's
+	s.log.Debug("watcher left", zap.Error(err))
 	return nil
+}
+
+// hijacker keeps the connection that a WebSocket takes over from HTTP.
+type hijacker struct {
+	http.ResponseWriter
+	conn net.Conn
+}
+
+func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, buffered, err := http.NewResponseController(h.ResponseWriter).Hijack()
+	h.conn = conn
+	return conn, buffered, err //nolint:wrapcheck // it goes through
 }
 
 // mayCome judges the Origin that browsers send and no page can forge. Without one it is no browser.
@@ -100,62 +120,99 @@ func (s *Socket) mayCome(r *http.Request) bool {
 		(strings.EqualFold(origins[0], s.origin) || strings.EqualFold(u.Host, r.Host))
 }
 
-// converse serves one connection until either side ends it.
-func (s *Socket) converse(ctx context.Context, conn *websocket.Conn, feed *Feed) {
+// conversation is one connection. What the feed has is written to the connection itself, past the WebSocket library: as whole
+// frames that were made once for all watchers, each in one Write, between which the library's own frames (pings, pongs, the
+// close) fit. One goroutine writes and one reads; nothing runs on a timer but the ping.
+type conversation struct {
+	feed *Feed
+	conn *websocket.Conn
+	raw  net.Conn
+	over atomic.Pointer[end] // set by who reads
+}
+
+// end is why a conversation is over; without a problem the client has gone.
+type end struct{ problem *problem.Problem }
+
+// hold serves the connection until either side ends it.
+func (c *conversation) hold(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	wrong := make(chan *problem.Problem, 1)
 	go func() {
-		defer cancel()
-		if p := listen(ctx, conn, feed); p != nil {
-			wrong <- p
-			<-ctx.Done() // converse says why, then ends
-		}
+		c.over.Store(&end{c.listen(ctx)})
+		c.feed.wakeUp()
 	}()
-
-	ping := time.NewTicker(pingEvery)
-	defer ping.Stop()
-	for {
-		var err error
-		select {
-		case <-ctx.Done():
+	var ping *time.Timer
+	ping = time.AfterFunc(pingEvery, func() {
+		if err := pong(ctx, c.conn); err != nil {
+			_ = c.conn.CloseNow() // who reads notices
 			return
-		case <-feed.Closed():
-			goodbye(conn, websocket.StatusGoingAway, "the server is stopping: connect again")
-			return
-		case p := <-wrong:
-			_ = write(ctx, conn, problem.Message(p))
-			goodbye(conn, websocket.StatusPolicyViolation, p.Code)
-			return
-		case <-ping.C:
-			err = pong(ctx, conn)
-		case <-feed.Ready():
-			err = tell(ctx, conn, feed)
 		}
-		if err != nil {
-			s.log.Debug("watcher left", zap.Error(err))
-			return
+		ping.Reset(pingEvery)
+	})
+	defer ping.Stop()
+
+	for {
+		<-c.feed.ready
+		if over := c.over.Load(); over != nil {
+			if over.problem != nil {
+				_ = c.write(frame(problem.Message(over.problem)))
+				goodbye(c.conn, websocket.StatusPolicyViolation, over.problem.Code)
+			}
+			return nil
+		}
+		select {
+		case <-c.feed.closed:
+			goodbye(c.conn, websocket.StatusGoingAway, "the server is stopping: connect again")
+			return nil
+		default:
+		}
+		if err := c.tell(); err != nil {
+			return err
 		}
 	}
 }
 
 // tell sends what is new.
-func tell(ctx context.Context, conn *websocket.Conn, feed *Feed) error {
-	state, pieces := feed.Take()
+func (c *conversation) tell() error {
+	state, pieces := c.feed.Take()
 	if state != nil {
-		if err := write(ctx, conn, state.JSON); err != nil {
+		if err := c.write(state.frame); err != nil {
 			return err
 		}
 	}
 	for _, piece := range pieces {
-		if err := write(ctx, conn, pieceMessage(piece)); err != nil {
+		if err := c.write(piece.frame()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func pieceMessage(piece Piece) []byte {
+// write sends a frame. After an error the connection is of no use: a part of the frame may have gone.
+func (c *conversation) write(frame []byte) error {
+	_ = c.raw.SetWriteDeadline(time.Now().Add(writeLimit)) // an error comes again with the Write
+	_, err := c.raw.Write(frame)
+	_ = c.raw.SetWriteDeadline(time.Time{}) // what the library writes has limits of its own
+	if err != nil {
+		return fmt.Errorf("write to a watcher: %w", err)
+	}
+	return nil
+}
+
+// frame is a text message in one frame as a server sends it (RFC 6455, section 5.2).
+func frame(text []byte) []byte {
+	const wholeText = 0x81
+	switch n := len(text); {
+	case n < 126:
+		return append([]byte{wholeText, byte(n)}, text...)
+	case n < 1<<16:
+		return append(binary.BigEndian.AppendUint16([]byte{wholeText, 126}, uint16(n)), text...)
+	default:
+		return append(binary.BigEndian.AppendUint64([]byte{wholeText, 127}, uint64(n)), text...)
+	}
+}
+
+func pieceMessage(piece *Piece) []byte {
 	if piece.Err != nil {
 		return problem.Message(problem.In("job_id", http.StatusNotFound, "log_unavailable", piece.Err.Error()))
 	}
@@ -163,16 +220,16 @@ func pieceMessage(piece Piece) []byte {
 }
 
 // listen does what the client says until the connection ends (nil) or it says what cannot be.
-func listen(ctx context.Context, conn *websocket.Conn, feed *Feed) *problem.Problem {
+func (c *conversation) listen(ctx context.Context) *problem.Problem {
 	for {
-		kind, text, err := conn.Read(ctx)
+		kind, text, err := c.conn.Read(ctx)
 		if err != nil {
 			return nil //nolint:nilerr // the connection has ended, in whatever way
 		}
 		if kind != websocket.MessageText {
 			return problem.New(http.StatusBadRequest, "invalid_message", "messages are JSON text")
 		}
-		if p := obey(feed, text); p != nil {
+		if p := obey(c.feed, text); p != nil {
 			return p
 		}
 	}
@@ -203,12 +260,6 @@ func obey(feed *Feed, text []byte) *problem.Problem {
 		return problem.In("job_id", http.StatusBadRequest, "too_many_logs", "unfollow one of "+strconv.Itoa(maxTails)+" before you follow another")
 	}
 	return nil
-}
-
-func write(ctx context.Context, conn *websocket.Conn, text []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, writeLimit)
-	defer cancel()
-	return conn.Write(ctx, websocket.MessageText, text)
 }
 
 func pong(ctx context.Context, conn *websocket.Conn) error {
