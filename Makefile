@@ -9,9 +9,10 @@ SERVICES      = $(notdir $(patsubst %/go.mod,%,$(wildcard services/*/go.mod)))
 # -race needs a C compiler; Go itself turns cgo off where there is none.
 RACE          = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 GOLANGCI_LINT = bin/tools/golangci-lint
+OPENAPI_LINT  = bin/tools/openapi-lint
 GENERATORS    = $(addprefix bin/tools/,buf protoc-gen-go protoc-gen-connect-go protoc-gen-openapi)
 
-.PHONY: help run test browser test-short lint fmt build generate bench bench-micro chaos model tidy clean
+.PHONY: help run test browser test-short lint generated fmt build generate bench bench-micro chaos model tidy clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,12 +39,19 @@ test-short: SHORT = -short
 test-short: test ## test without what takes long
 
 # Images and importers build a module by itself, so each must build and be tidy without the workspace.
-lint: $(GOLANGCI_LINT) ## look for faults; check that every module builds and is tidy by itself
+lint: $(GOLANGCI_LINT) $(OPENAPI_LINT) generated ## look for faults; check that every module builds and is tidy by itself
 	$(GOLANGCI_LINT) run $(patsubst %,./%/...,$(MODULES))
+	$(OPENAPI_LINT) services/api-gateway/internal/openapi/lint.yaml services/api-gateway/internal/openapi/openapi.json
 	@for module in $(MODULES); do \
 		echo "$$module: go build, go mod tidy -diff"; \
 		(cd $$module && GOWORK=off go build -o /dev/null ./... && GOWORK=off go mod tidy -diff) || exit 1; \
 	done
+
+# Not by git: what CI has is a tree of files. `buf format` and `buf lint` look at the definition on the way (proto/generate).
+SUMS          = find services pkg -type f -exec cksum {} + | sort
+generated: $(GENERATORS)
+	@echo "generated files are as make generate writes them"
+	@before=$$($(SUMS)); go generate $(ALL) && [ "$$before" = "$$($(SUMS))" ] || { echo "they were not: commit what it has written"; exit 1; }
 
 fmt: $(GOLANGCI_LINT) ## format the Go files
 	$(GOLANGCI_LINT) fmt $(MODULES)
@@ -78,6 +86,7 @@ clean: ## remove what run keeps (its database too) and bin/
 	rm -rf bin
 
 # Each built from a module of its own, so that its needs raise no version of ours.
-$(GOLANGCI_LINT) $(GENERATORS): bin/tools/%: tools/%/go.mod tools/%/go.sum
+$(OPENAPI_LINT): tools/openapi-lint/main.go
+$(GOLANGCI_LINT) $(OPENAPI_LINT) $(GENERATORS): bin/tools/%: tools/%/go.mod tools/%/go.sum
 	@echo "building $* (a large one takes some minutes, once)"
 	@cd tools/$* && GOWORK=off CGO_ENABLED=0 go build -trimpath -o ../../bin/tools/ tool

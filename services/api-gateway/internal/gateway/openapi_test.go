@@ -89,8 +89,13 @@ func TestTheDocumentIsServedAndSound(t *testing.T) {
 	}
 	for path, item := range doc.Paths.Map() {
 		for method, operation := range item.Operations() {
-			if operation.Description == "" || operation.Security == nil {
-				t.Errorf("%s %s: no description, or nothing of who may call it", method, path)
+			if operation.Summary == "" || operation.Description == "" || operation.OperationID == "" || len(operation.Tags) != 1 || operation.Security == nil {
+				t.Errorf("%s %s: no title, description, id or tag, or nothing of who may call it", method, path)
+			}
+			for status, answer := range operation.Responses.Map() {
+				if (status == "default" || status >= "4") && answer.Value.Content["application/problem+json"] == nil {
+					t.Errorf("%s %s answers %s with no problem", method, path, status)
+				}
 			}
 			one := strings.ReplaceAll(path, "{id}", "1")
 			if got := s.send(method, one, "", "Authorization", "Bearer wrong"); got.status == http.StatusMethodNotAllowed || got.status == http.StatusForbidden || strings.Contains(got.body, "no such route") {

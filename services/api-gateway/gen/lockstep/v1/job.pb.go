@@ -265,6 +265,7 @@ func (x *GetJobRequest) GetId() string {
 	return ""
 }
 
+// A job, and where it belongs.
 type GetJobResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The run that the job belongs to.

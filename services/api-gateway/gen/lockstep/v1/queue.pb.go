@@ -68,6 +68,7 @@ func (x *ListQueueRequest) GetLimit() int32 {
 	return 0
 }
 
+// What waits.
 type ListQueueResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Jobs  []*QueuedJob           `protobuf:"bytes,1,rep,name=jobs,proto3" json:"jobs,omitempty"`
@@ -585,6 +586,7 @@ func (x *GetRepositoryStatsRequest) GetWindow() string {
 	return ""
 }
 
+// How the runs of a repository go.
 type GetRepositoryStatsResponse struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Repository string                 `protobuf:"bytes,1,opt,name=repository,proto3" json:"repository,omitempty"`
@@ -1041,6 +1043,7 @@ func (*ListWorkersRequest) Descriptor() ([]byte, []int) {
 	return file_lockstep_v1_queue_proto_rawDescGZIP(), []int{12}
 }
 
+// Who works.
 type ListWorkersResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Workers       []*Worker              `protobuf:"bytes,1,rep,name=workers,proto3" json:"workers,omitempty"`

@@ -507,6 +507,7 @@ func (x *ListRunsRequest) GetCursor() string {
 	return ""
 }
 
+// A page of runs.
 type ListRunsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Runs  []*Run                 `protobuf:"bytes,1,rep,name=runs,proto3" json:"runs,omitempty"`

@@ -63,7 +63,8 @@ func run(args []string) error {
 	if err != nil {
 		return fmt.Errorf("read by_hand.yaml: %w", err)
 	}
-	doc.Tags = made.Tags
+	doc.Tags = append(doc.Tags, made.Tags...)
+	slices.SortFunc(doc.Tags, func(a, b *openapi3.Tag) int { return strings.Compare(a.Name, b.Name) })
 	for path, item := range made.Paths.Map() {
 		for _, operation := range item.Operations() {
 			if err := correct(operation); err != nil {
@@ -74,8 +75,7 @@ func run(args []string) error {
 	}
 	for path, item := range doc.Paths.Map() {
 		for method, operation := range item.Operations() {
-			operation.Security = security(auth.Needs(method + " " + path))
-			operation.Responses.Set("default", &openapi3.ResponseRef{Ref: refs + "responses/Problem"})
+			describe(operation, method, path, auth.Needs(method+" "+path))
 		}
 	}
 	for name, schema := range made.Components.Schemas {
@@ -91,6 +91,8 @@ func run(args []string) error {
 			delete(doc.Components.Schemas, name)
 		}
 	}
+	addErrors(doc)
+	illustrate(doc)
 	text, err := json.MarshalIndent(doc, "", "  ")
 	if err != nil {
 		return fmt.Errorf("write the document: %w", err)
