@@ -356,3 +356,28 @@ CREATE TRIGGER ci_jobs_notify_insert AFTER INSERT ON ci_jobs
     REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION ci_jobs_notify();
 CREATE TRIGGER ci_jobs_notify_update AFTER UPDATE ON ci_jobs
     REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION ci_jobs_notify();
+
+-- ci_move_repository: a repository was renamed or transferred: settings, runs and what hangs on them get its new URL, so that
+-- there is one name for it everywhere. Known is only what deliveries told GitHub's number of; anything else stays, and the
+-- answer is false. Runs are locked before the repository, as by every end of a job. Sources stay: they are a cache.
+CREATE FUNCTION ci_move_repository(p_from text, p_to text, p_github_id bigint) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET enable_seqscan = on AS
+$$
+BEGIN
+    IF NOT EXISTS (SELECT FROM ci_repositories WHERE repository = p_from AND github_id = p_github_id)
+       OR EXISTS (SELECT FROM ci_repositories WHERE repository = p_to AND github_id <> p_github_id) THEN
+        RETURN false;
+    END IF;
+    UPDATE ci_runs SET repository = p_to WHERE repository = p_from;
+    UPDATE ci_jobs SET repository = p_to WHERE repository = p_from;
+    UPDATE ci_reports o SET repository = p_to WHERE o.repository = p_from
+    AND    NOT EXISTS (SELECT FROM ci_reports n WHERE n.repository = p_to AND n.sha = o.sha AND n.context = o.context);
+    UPDATE ci_approvals o SET repository = p_to WHERE o.repository = p_from
+    AND    NOT EXISTS (SELECT FROM ci_approvals n WHERE n.repository = p_to AND n.pull_request = o.pull_request);
+    DELETE FROM ci_turns WHERE repository = p_from;
+    DELETE FROM ci_repositories WHERE repository = p_to; -- a delivery under the new name was faster
+    UPDATE ci_repositories SET repository = p_to, changed_by = 'github' WHERE repository = p_from AND github_id = p_github_id;
+    RETURN FOUND;
+END
+$$;
+REVOKE ALL ON FUNCTION ci_move_repository FROM PUBLIC;

@@ -40,6 +40,7 @@ GRANT INSERT (repository, max_running, weight, fork_policy, github_id, changed_b
       UPDATE (max_running, weight, fork_policy, github_id, changed_by) ON ci_repositories TO lockstep_api_gateway;
 GRANT SELECT, INSERT (repository, pull_request, head_sha, sender_id, author, title, run, delivery_id, asked_at, status),
       UPDATE (sender_id, author, title, run, delivery_id, asked_at, status, decided_by, decided_at, run_id) ON ci_approvals TO lockstep_api_gateway;
+GRANT EXECUTE ON FUNCTION ci_move_repository TO lockstep_api_gateway;
 GRANT SELECT, INSERT, UPDATE ON ci_webhook_sources TO lockstep_api_gateway;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ci_redeliveries TO lockstep_api_gateway;
 GRANT EXECUTE ON FUNCTION ci_take_turns(text, ci_job_status, integer, integer), ci_take_turns(text[], integer[], ci_job_status, integer)

@@ -30,6 +30,7 @@ const requestLimit = 10 * time.Second // for what the database does for one requ
 type Options struct {
 	AdminToken     string
 	WebhookSecrets []string
+	AppID          int64  // of the GitHub App whose deliveries are taken; 0: any
 	PublicURL      string // where people find it, without a final slash
 	AnonymousRead  bool
 }
@@ -53,7 +54,7 @@ func routes(db *jobs.DB, runs *runs.Service, hub *watch.Hub, options Options, lo
 	var (
 		calls    = api.New(runs, hub, db.Pool(), log)
 		json     = rest.New(calls, hub, log)
-		receiver = webhook.New(db, options.WebhookSecrets, log)
+		receiver = webhook.New(db, options.WebhookSecrets, options.AppID, log)
 		socket   = watch.NewSocket(hub, runs, options.PublicURL, log)
 		page     = pages.New(runs, log)
 		ops      = service.OpsHandler(db)

@@ -1,0 +1,3 @@
+SELECT id, repository, pull_request, head_sha, sender_id, author, title, status, run_id, decided_by, decided_at, created_at
+FROM   ci_approvals
+WHERE  repository = @repository AND pull_request = @pull_request AND head_sha = @head_sha

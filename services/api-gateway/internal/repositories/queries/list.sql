@@ -1,0 +1,5 @@
+SELECT repository, max_running, weight, fork_policy, github_id, changed_by
+FROM   ci_repositories
+WHERE  repository > @after AND (@only::text = '' OR repository = @only)
+ORDER  BY repository
+LIMIT  @limit
