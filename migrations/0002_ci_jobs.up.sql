@@ -37,7 +37,7 @@ CREATE TABLE ci_repositories (
     fork_policy text NOT NULL DEFAULT 'ask' -- what a fork's pull request does: run, ask first, or nothing
                 CONSTRAINT fork_policy_is_known CHECK (fork_policy IN ('run', 'ask', 'ignore')),
     github_id   bigint,      -- GitHub's number of it, learned from its first delivery: a name can be given to another repository
-    changed_by  text         -- who changed a setting last
+    changed_by  text -- who makes this change; a trigger moves it into audit_log
 );
 CREATE INDEX ci_repositories_limited ON ci_repositories (repository) WHERE max_running IS NOT NULL;
 
@@ -64,7 +64,7 @@ CREATE TABLE ci_runs (
     sender_id           bigint,   -- GitHub's number of the account that asked, which a commit's author cannot choose; NULL: not GitHub
     title               text,
     trusted             boolean NOT NULL DEFAULT true,
-    principal           text,     -- whose idempotency key it is: 'github', or a token's name
+    principal           text,     -- who asked for it, and whose idempotency key it is: 'github', 'token:7' …; NULL: a login of the database
     idempotency_key     text,
     request_hash        bytea,    -- of the request that used the key, to notice the same key on another one
     rerun_of            bigint REFERENCES ci_runs (id) ON DELETE SET NULL,
@@ -72,14 +72,18 @@ CREATE TABLE ci_runs (
     version             bigint NOT NULL DEFAULT 1, -- with the sum of its jobs' transitions: rises whenever a watcher might see something new
     log_day             date NOT NULL DEFAULT (now() AT TIME ZONE 'UTC')::date,
     cancel_requested_at timestamptz,
+    cancelled_by        text,     -- who asked for that, like principal
     created_at          timestamptz NOT NULL DEFAULT now(),
     finished_at         timestamptz,
     CONSTRAINT event_is_known CHECK (event IN ('push', 'pull_request', 'workflow_dispatch', 'manual')),
-    CONSTRAINT idempotency_key_has_a_principal CHECK ((principal IS NULL) = (idempotency_key IS NULL)),
+    CONSTRAINT idempotency_key_has_a_principal CHECK (principal IS NOT NULL OR idempotency_key IS NULL),
     CONSTRAINT one_run_for_one_key UNIQUE (principal, idempotency_key),
     CONSTRAINT run_status_is_a_runs_status CHECK (status IN ('new', 'running') OR ci_is_final(status)),
     CONSTRAINT finished_runs_have_an_end CHECK (ci_is_final(status) = (finished_at IS NOT NULL))
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
+
+-- For who lists one repository's runs.
+CREATE INDEX ci_runs_of_repository ON ci_runs (repository, id);
 
 -- A job: one job of a workflow, moved by the stages. A `new` job is a question: what does this commit
 -- want to run? The initializer's answer turns it into the first job of the plan.

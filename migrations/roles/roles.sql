@@ -30,12 +30,12 @@ $$;
 GRANT SELECT, INSERT (stage, name, slots, lease), UPDATE (beat_at, dead_at) ON ci_workers TO lockstep_initializer, lockstep_runner;
 GRANT SELECT ON ci_workers TO lockstep_api_gateway;
 
--- api-gateway: accepts, cancels and shows.
+-- api-gateway: accepts, cancels and shows, and knows who may.
 GRANT INSERT (id, repository, event, ref, head_sha, base_ref, base_sha, pull_request, author, sender_id, title, trusted, principal, idempotency_key, request_hash, rerun_of),
-      UPDATE (cancel_requested_at, version) ON ci_runs TO lockstep_api_gateway;
+      UPDATE (cancel_requested_at, cancelled_by, version) ON ci_runs TO lockstep_api_gateway;
 GRANT USAGE ON SEQUENCE ci_runs_id_seq TO lockstep_api_gateway;
 GRANT INSERT (run_id, repository, turn), UPDATE (status, cancel_requested_at, reason) ON ci_jobs TO lockstep_api_gateway;
-GRANT SELECT ON ci_steps, ci_logs, ci_reports TO lockstep_api_gateway;
+GRANT SELECT ON ci_steps, ci_logs, ci_reports, audit_log TO lockstep_api_gateway;
 GRANT INSERT (repository, max_running, weight, fork_policy, github_id, changed_by),
       UPDATE (max_running, weight, fork_policy, github_id, changed_by) ON ci_repositories TO lockstep_api_gateway;
 GRANT SELECT, INSERT (repository, pull_request, head_sha, sender_id, author, title, run, delivery_id, asked_at, status),
@@ -43,6 +43,9 @@ GRANT SELECT, INSERT (repository, pull_request, head_sha, sender_id, author, tit
 GRANT EXECUTE ON FUNCTION ci_move_repository TO lockstep_api_gateway;
 GRANT SELECT, INSERT, UPDATE ON ci_webhook_sources TO lockstep_api_gateway;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ci_redeliveries TO lockstep_api_gateway;
+GRANT SELECT, INSERT (name, hash, hint, scope, repository, created_by, expires_at), UPDATE (last_used_at, revoked_at, revoked_by) ON ci_tokens TO lockstep_api_gateway;
+GRANT SELECT, DELETE, INSERT (hash, principal, token_id, github_id, expires_at), UPDATE (ended_at) ON ci_sessions TO lockstep_api_gateway;
+GRANT EXECUTE ON FUNCTION ci_audit_refused TO lockstep_api_gateway;
 GRANT EXECUTE ON FUNCTION ci_take_turns(text, ci_job_status, integer, integer), ci_take_turns(text[], integer[], ci_job_status, integer)
     TO lockstep_api_gateway, lockstep_initializer;
 

@@ -10,11 +10,12 @@ import (
 
 // Cancel asks for a run's end. What nobody holds is cancelled when it returns; a holder's context ends with ErrCancelled
 // upon a wake, or at its next beat, and the job is cancelled when its handler has returned. To ask twice is to ask once.
-// It returns ErrNotFound, or ErrEnded when the run is final already.
-func (db *DB) Cancel(ctx context.Context, runID int64) error {
+// The principal is who
+// asked first, for the audit log; empty: this process's login. It returns ErrNotFound, or ErrEnded when the run is final already.
+func (db *DB) Cancel(ctx context.Context, runID int64, principal string) error {
 	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
 		var id int64 // locks the run before its jobs, as every end of a job does
-		if err := tx.QueryRow(ctx, query("cancel_run"), pgx.NamedArgs{"run": runID}).Scan(&id); err != nil {
+		if err := tx.QueryRow(ctx, query("cancel_run"), pgx.NamedArgs{"run": runID, "principal": principal}).Scan(&id); err != nil {
 			return err
 		}
 		_, err := tx.Exec(ctx, query("cancel_jobs"), pgx.NamedArgs{"run": runID})

@@ -23,9 +23,9 @@ type NewRun struct {
 	Title       string // for people
 	Trusted     bool   // false: hostile to the repository's secrets, as a fork's pull request is
 
-	// Principal and IdempotencyKey name the request: the same pair again is the same run. Both or neither. Without
-	// them, whoever hears no answer cannot know whether to ask again.
-	Principal      string // whose key it is: "github", or the name of a token
+	// Principal and IdempotencyKey name the request: the same pair again is the same run. A key needs a principal. Without
+	// a key, whoever hears no answer cannot know whether to ask again.
+	Principal      string // who asks, for the audit log, and whose key it is: "github", "token:7" …; empty: this process's login
 	IdempotencyKey string // the id of a webhook's delivery, a UUID of the client's …
 	RequestHash    []byte // of the request: the same key on another request is ErrKeyReused
 }

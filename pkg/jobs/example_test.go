@@ -185,7 +185,7 @@ func ExampleDB_Listen() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	go func() { _ = db.Cancel(ctx, run.RunID) }() // somebody, somewhere
+	go func() { _ = db.Cancel(ctx, run.RunID, "") }() // somebody, somewhere
 
 	for {
 		var status jobs.Status
@@ -220,9 +220,9 @@ func ExampleDB_Cancel() {
 		log.Fatal(err)
 	}
 
-	fmt.Println("waiting:", db.Cancel(ctx, run.RunID))
-	fmt.Println("ended:", errors.Is(db.Cancel(ctx, run.RunID), jobs.ErrEnded))
-	fmt.Println("unknown:", errors.Is(db.Cancel(ctx, run.RunID+1), jobs.ErrNotFound))
+	fmt.Println("waiting:", db.Cancel(ctx, run.RunID, ""))
+	fmt.Println("ended:", errors.Is(db.Cancel(ctx, run.RunID, ""), jobs.ErrEnded))
+	fmt.Println("unknown:", errors.Is(db.Cancel(ctx, run.RunID+1, ""), jobs.ErrNotFound))
 	// Output:
 	// waiting: <nil>
 	// ended: true

@@ -280,7 +280,7 @@ func TestEveryRunEndsOnceFaultsStop(t *testing.T) {
 	}
 	hand, held := dies(doer, runner, 8)
 	must(t, hand.Fail(ctx, held[0], "no disk"))
-	must(t, gateway.Cancel(ctx, held[7].RunID))
+	must(t, gateway.Cancel(ctx, held[7].RunID, ""))
 	db.Exec(t, "UPDATE ci_jobs SET deadline_at = clock_timestamp() WHERE id = $1", held[1].ID)
 
 	began := time.Now()

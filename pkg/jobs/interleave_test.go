@@ -92,7 +92,7 @@ var (
 		return err
 	}, allowed: jobs.ErrKeyReused}
 	tCancel = transition{name: "cancel", do: func(ctx context.Context, s *side, sc scene) error {
-		return s.gateway.Cancel(ctx, sc.run)
+		return s.gateway.Cancel(ctx, sc.run, "")
 	}, allowed: jobs.ErrEnded}
 	tClaim = transition{name: "claim", do: func(ctx context.Context, s *side, sc scene) error {
 		claimed, err := s.hand(sc).Claim(ctx, 10)

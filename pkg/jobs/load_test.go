@@ -55,7 +55,7 @@ func TestUnderLoadEveryRunEndsAndNothingDeadlocks(t *testing.T) {
 			}
 			switch rand.IntN(4) {
 			case 0:
-				if err := gateway.Cancel(context.Background(), all[rand.IntN(runs)]); err != nil && !errors.Is(err, jobs.ErrEnded) {
+				if err := gateway.Cancel(context.Background(), all[rand.IntN(runs)], ""); err != nil && !errors.Is(err, jobs.ErrEnded) {
 					t.Errorf("cancel: %v", err)
 				}
 			case 1: // a worker is taken for dead

@@ -750,7 +750,7 @@ func (q *queue) beat(rt *rapid.T) {
 
 func (q *queue) cancel(rt *rapid.T) {
 	run := rapid.SampledFrom(q.runs).Draw(rt, "run")
-	err := q.services.gateway.Cancel(q.t.Context(), run.id)
+	err := q.services.gateway.Cancel(q.t.Context(), run.id, "")
 	if run.status().Final() {
 		if !errors.Is(err, jobs.ErrEnded) {
 			rt.Fatalf("cancel of a run that has ended: %v", err)

@@ -18,7 +18,7 @@ import (
 
 // SchemaVersion is the oldest schema that this build works on: the number of a migration. A newer one is welcome,
 // because migrations expand first and contract a release later.
-const SchemaVersion = 4
+const SchemaVersion = 5
 
 //go:embed queries/*.sql
 var queryFiles embed.FS

@@ -162,7 +162,7 @@ func TestReaperCancelsADeadWorkersJobThatWasToBeCancelled(t *testing.T) {
 	db := jobstest.New(t)
 	job := planned(t, db, 1)[0]
 	silentWorker(t, db, job, "200ms")
-	if err := db.Open(t, "api-gateway").Cancel(t.Context(), jobstest.Value[int64](t, db, "SELECT run_id FROM ci_jobs")); err != nil {
+	if err := db.Open(t, "api-gateway").Cancel(t.Context(), jobstest.Value[int64](t, db, "SELECT run_id FROM ci_jobs"), ""); err != nil {
 		t.Fatal(err)
 	}
 	reap(t, db, jobs.Reaping{})

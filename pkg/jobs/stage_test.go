@@ -264,15 +264,15 @@ func TestCancelReachesTheHandler(t *testing.T) {
 	work(t, db.Open(t, "runner"), stage)
 	run := receive(t, holding, "the claim").RunID
 	gateway := db.Open(t, "api-gateway")
-	if err := gateway.Cancel(t.Context(), run); err != nil {
+	if err := gateway.Cancel(t.Context(), run, ""); err != nil {
 		t.Fatal(err)
 	}
 	awaitStatus(t, db, job, jobs.StatusCancelled)
 	db.Await(t, soon, "SELECT status = 'cancelled' FROM ci_runs WHERE id = $1", run)
-	if err := gateway.Cancel(t.Context(), run); !errors.Is(err, jobs.ErrEnded) {
+	if err := gateway.Cancel(t.Context(), run, ""); !errors.Is(err, jobs.ErrEnded) {
 		t.Errorf("cancel of an ended run: %v", err)
 	}
-	if err := gateway.Cancel(t.Context(), run+1000); !errors.Is(err, jobs.ErrNotFound) {
+	if err := gateway.Cancel(t.Context(), run+1000, ""); !errors.Is(err, jobs.ErrNotFound) {
 		t.Errorf("cancel of no run: %v", err)
 	}
 }
@@ -284,7 +284,7 @@ func TestCancelEndsAtOnceWhatNobodyHolds(t *testing.T) {
 	for index, status := range []string{"initialized", "blocked"} {
 		place(t, db, run, status, "test", index, nil)
 	}
-	if err := db.Open(t, "api-gateway").Cancel(t.Context(), run); err != nil {
+	if err := db.Open(t, "api-gateway").Cancel(t.Context(), run, ""); err != nil {
 		t.Fatal(err)
 	}
 	got := jobstest.Value[string](t, db, "SELECT string_agg(status::text, ' ') || ' run ' || (SELECT status FROM ci_runs) FROM ci_jobs")
@@ -309,7 +309,7 @@ func TestAnAnswerToACancelledRunIsCancelled(t *testing.T) {
 	stage.Beat, stage.Lease = time.Hour, 3*time.Hour // the handler does not hear of it
 	work(t, db.Open(t, "runner"), stage)
 	run := receive(t, holding, "the claim").RunID
-	if err := db.Open(t, "api-gateway").Cancel(t.Context(), run); err != nil {
+	if err := db.Open(t, "api-gateway").Cancel(t.Context(), run, ""); err != nil {
 		t.Fatal(err)
 	}
 	close(letGo)

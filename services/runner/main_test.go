@@ -431,7 +431,7 @@ func TestACancelledJobEnds(t *testing.T) {
 	b.start("CANCEL_GRACE=200ms")
 	pulse.beats(2)
 	gateway := b.db.Open(t, "api-gateway")
-	if err := gateway.Cancel(t.Context(), jobstest.Value[int64](t, b.db, "SELECT run_id FROM ci_jobs WHERE id = $1", job)); err != nil {
+	if err := gateway.Cancel(t.Context(), jobstest.Value[int64](t, b.db, "SELECT run_id FROM ci_jobs WHERE id = $1", job), ""); err != nil {
 		t.Fatal(err)
 	}
 	b.await(job, "cancelled")

@@ -29,7 +29,7 @@ const (
 	maxKey       = 255 // characters of an idempotency key
 )
 
-// Service is RunService, JobService and QueueService. Who calls is said by auth.Principal of the context.
+// Service is RunService, JobService and QueueService. Who calls is said by auth.From of the context.
 type Service struct {
 	runs *runs.Service
 	hub  *watch.Hub
@@ -49,7 +49,7 @@ func (s *Service) CreateRun(ctx context.Context, request *lockstepv1.CreateRunRe
 		return nil, err
 	}
 	wanted := runs.Request{Repository: request.GetRepository(), Ref: request.GetRef(), SHA: request.GetSha()}
-	run, replayed, err := s.runs.Create(ctx, wanted, auth.Principal(ctx), key)
+	run, replayed, err := s.runs.Create(ctx, wanted, auth.From(ctx).Name, key)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +67,7 @@ func (s *Service) RerunRun(ctx context.Context, request *lockstepv1.RerunRunRequ
 	if err != nil {
 		return nil, err
 	}
-	run, replayed, err := s.runs.Rerun(ctx, id, auth.Principal(ctx), key)
+	run, replayed, err := s.runs.Rerun(ctx, id, auth.From(ctx).Name, key)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +87,7 @@ func (s *Service) CancelRun(ctx context.Context, request *lockstepv1.CancelRunRe
 	if err != nil {
 		return nil, err
 	}
-	run, err := s.runs.Cancel(ctx, id)
+	run, err := s.runs.Cancel(ctx, id, auth.From(ctx).Name)
 	if err != nil {
 		return nil, err
 	}

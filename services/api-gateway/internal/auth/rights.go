@@ -7,13 +7,26 @@ import (
 // Right is what somebody needs to be served.
 type Right int
 
-// The rights. Nobody is what a route has that the table leaves out.
+// The rights, each of which includes those before it. Nobody is what a route has that the table leaves out.
 const (
 	Nobody  Right = iota
 	Anybody       // it guards itself, or there is nothing to guard
 	Read          // see runs, logs and the queue
 	Write         // start and end runs
+	Admin         // tokens, settings, the audit log
 )
+
+// Scopes are the words of the API for what a token may.
+var Scopes = map[string]Right{"read": Read, "run": Write, "admin": Admin}
+
+func (r Right) scope() string {
+	for word, right := range Scopes {
+		if right == r {
+			return word
+		}
+	}
+	return "none"
+}
 
 // rights says what each route (a pattern of http.ServeMux) and each procedure needs. It is the only place that does.
 var rights = map[string]Right{

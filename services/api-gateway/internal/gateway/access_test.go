@@ -32,7 +32,7 @@ func TestOnlyWhoMayDoes(t *testing.T) {
 		for _, s := range []*server{closed, open} {
 			path := strings.NewReplacer("{run}", created[s].ID, "{job}", created[s].Jobs[0].ID).Replace(test.path)
 			for _, who := range []string{nobody, wrong, wrongBasic, basic, bearer} {
-				may := who == bearer || test.kind == read && (s == open || who == basic)
+				may := who == bearer || test.kind == read && (s == open && who == nobody || who == basic)
 				header := who
 				switch who {
 				case basic:

@@ -38,6 +38,7 @@ type Options struct {
 // Gateway serves all routes.
 type Gateway struct {
 	hub     *watch.Hub
+	guard   *auth.Guard
 	handler http.Handler
 	log     *zap.Logger
 }
@@ -46,11 +47,12 @@ type Gateway struct {
 func New(db *jobs.DB, options Options, log *zap.Logger) *Gateway {
 	runs := runs.New(db, options.PublicURL)
 	hub := watch.NewHub(db, runs, log)
-	return &Gateway{hub: hub, handler: routes(db, runs, hub, options, log), log: log}
+	guard := auth.New(auth.Options{AdminToken: options.AdminToken, AnonymousRead: options.AnonymousRead}, db.Pool(), log)
+	return &Gateway{hub: hub, guard: guard, handler: routes(db, runs, hub, guard, options, log), log: log}
 }
 
 // routes puts a handler behind each way in. What each of them needs is in package auth; what is missing there is refused.
-func routes(db *jobs.DB, runs *runs.Service, hub *watch.Hub, options Options, log *zap.Logger) http.Handler {
+func routes(db *jobs.DB, runs *runs.Service, hub *watch.Hub, guard *auth.Guard, options Options, log *zap.Logger) http.Handler {
 	var (
 		calls    = api.New(runs, hub, db.Pool(), log)
 		json     = rest.New(calls, hub, log)
@@ -92,7 +94,7 @@ func routes(db *jobs.DB, runs *runs.Service, hub *watch.Hub, options Options, lo
 	for _, path := range []string{"/healthz", "/readyz", "/metrics"} {
 		mux.Handle("GET "+path, ops)
 	}
-	return harden(front(admit(mux, auth.New(options.AdminToken, options.AnonymousRead), log), log))
+	return harden(front(admit(mux, guard, log), log))
 }
 
 // within ends a request's context in time.

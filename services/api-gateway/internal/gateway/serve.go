@@ -52,8 +52,9 @@ func (g *Gateway) Serve(ctx context.Context, listener net.Listener) error {
 		ConnState: crowd.observe,
 		ErrorLog:  zap.NewStdLog(g.log),
 	}
-	hubDone := make(chan struct{})
-	go func() { defer close(hubDone); g.hub.Run(ctx) }()
+	var background sync.WaitGroup
+	background.Go(func() { g.hub.Run(ctx) })
+	background.Go(func() { g.guard.Run(ctx) })
 
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
@@ -62,7 +63,7 @@ func (g *Gateway) Serve(ctx context.Context, listener net.Listener) error {
 		return fmt.Errorf("serve %s: %w", listener.Addr(), err)
 	case <-ctx.Done():
 	}
-	<-hubDone
+	background.Wait()
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownLimit)
 	defer cancel()
 	if err := server.Shutdown(closing); err != nil {

@@ -175,7 +175,7 @@ func (e *events) serve(ctx context.Context, feed *watch.Feed) error {
 	for final := false; ; {
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return context.Cause(ctx)
 		case <-feed.Closed():
 			return watch.ErrClosed
 		case <-alive.C:

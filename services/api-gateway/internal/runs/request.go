@@ -38,9 +38,6 @@ func (s *Service) Create(ctx context.Context, request Request, principal, key st
 	if err != nil {
 		return Run{}, false, err
 	}
-	if key == "" {
-		principal = "" // a key's owner is noted with the key only
-	}
 	accepted, err := s.db.Enqueue(ctx, jobs.NewRun{
 		Repository: request.Repository, Event: "manual", Ref: request.Ref, HeadSHA: request.SHA, Trusted: true,
 		Principal: principal, IdempotencyKey: key, RequestHash: hash("create", request.Repository, request.Ref, request.SHA),
@@ -54,9 +51,6 @@ func (s *Service) Create(ctx context.Context, request Request, principal, key st
 
 // Rerun starts the same commit once more, as a run of its own. Its key is used as by Create.
 func (s *Service) Rerun(ctx context.Context, id int64, principal, key string) (run Run, replayed bool, err error) {
-	if key == "" {
-		principal = ""
-	}
 	accepted, err := s.db.Rerun(ctx, id, principal, key, hash("rerun", strconv.FormatInt(id, 10)), 0)
 	if err != nil {
 		return Run{}, false, err

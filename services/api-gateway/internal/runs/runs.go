@@ -187,9 +187,9 @@ func (s *Service) FailedOutput(ctx context.Context, run int64, limit int) (map[s
 	return output, nil
 }
 
-// Cancel asks for a run's end and returns the run as it is then.
-func (s *Service) Cancel(ctx context.Context, id int64) (Run, error) {
-	if err := s.db.Cancel(ctx, id); err != nil {
+// Cancel asks for a run's end, on behalf of principal, and returns the run as it is then.
+func (s *Service) Cancel(ctx context.Context, id int64, principal string) (Run, error) {
+	if err := s.db.Cancel(ctx, id, principal); err != nil {
 		return Run{}, err
 	}
 	return s.Get(ctx, id)

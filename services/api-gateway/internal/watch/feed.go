@@ -196,11 +196,11 @@ func (t *tail) take(piece *Piece, r reading) {
 	t.seq, t.full, t.piece = r.seq, r.full(), piece
 }
 
-// Wait waits for Ready. It returns the context's error, or ErrClosed.
+// Wait waits for Ready. It returns why the context has ended, or ErrClosed.
 func (f *Feed) Wait(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
-		return ctx.Err()
+		return context.Cause(ctx)
 	case <-f.closed:
 		return ErrClosed
 	case <-f.ready:

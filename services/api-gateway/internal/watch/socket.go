@@ -92,7 +92,12 @@ func (s *Socket) Serve(w http.ResponseWriter, r *http.Request) error {
 	defer func() { _ = conn.CloseNow() }()
 	conn.SetReadLimit(maxMessage)
 	c := &conversation{feed: feed, conn: conn, raw: taken.conn}
-	err = c.hold(context.WithoutCancel(r.Context())) // a hijacked request's context is nobody's
+	stop := context.AfterFunc(r.Context(), func() {
+		c.over.CompareAndSwap(nil, &end{problem.Of(context.Cause(r.Context()))})
+		feed.wakeUp()
+	})
+	defer stop()
+	err = c.hold(context.WithoutCancel(r.Context())) // at their end there is something to say
 	s.log.Debug("watcher left", zap.Error(err))
 	return nil
 }
@@ -127,7 +132,7 @@ type conversation struct {
 	feed *Feed
 	conn *websocket.Conn
 	raw  net.Conn
-	over atomic.Pointer[end] // set by who reads
+	over atomic.Pointer[end] // set by who reads, or when the credentials end
 }
 
 // end is why a conversation is over; without a problem the client has gone.

@@ -363,7 +363,7 @@ func TestCancelEndsAFetchThatHangs(t *testing.T) {
 	t.Cleanup(func() { _ = listener.Close() })
 	run := enqueue(t, database, jobs.NewRun{Repository: fmt.Sprintf("https://%s/octo/cat", listener.Addr()), Event: "manual", Trusted: true})
 	database.Await(t, soon, "SELECT bool_and(status = 'initializing') FROM ci_jobs WHERE run_id = $1", run)
-	if err := database.Open(t, "api-gateway").Cancel(t.Context(), run); err != nil {
+	if err := database.Open(t, "api-gateway").Cancel(t.Context(), run, ""); err != nil {
 		t.Fatal(err)
 	}
 	check(t, database, run, "cancelled|-|-", "cancelled|initialize|||0|{}|f|00:15:00|cancelled on request")
