@@ -10,7 +10,7 @@ SERVICES      = $(notdir $(patsubst %/go.mod,%,$(wildcard services/*/go.mod)))
 RACE          = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 GOLANGCI_LINT = bin/tools/golangci-lint
 OPENAPI_LINT  = bin/tools/openapi-lint
-GENERATORS    = $(addprefix bin/tools/,buf protoc-gen-go protoc-gen-connect-go protoc-gen-openapi)
+GENERATORS    = $(addprefix bin/tools/,buf protoc-gen-go protoc-gen-connect-go protoc-gen-openapi gqlgen)
 
 .PHONY: help run test browser test-short lint generated fmt build generate bench bench-micro chaos model tidy clean
 

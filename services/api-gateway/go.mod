@@ -4,7 +4,12 @@ go 1.26.0
 
 require github.com/lockstep-ci/lockstep/pkg/jobs v0.0.0
 
-require github.com/lockstep-ci/lockstep/migrations v0.0.0 // indirect
+require (
+	github.com/agnivade/levenshtein v1.2.2 // indirect
+	github.com/google/uuid v1.6.0 // indirect
+	github.com/lockstep-ci/lockstep/migrations v0.0.0 // indirect
+	github.com/sosodev/duration v1.4.0 // indirect
+)
 
 replace github.com/lockstep-ci/lockstep/pkg/jobs => ../../pkg/jobs
 
@@ -17,6 +22,7 @@ require (
 	github.com/google/go-cmp v0.7.0
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/prometheus/client_golang v1.25.0
+	github.com/vektah/gqlparser/v2 v2.5.64
 	go.uber.org/zap v1.28.0
 	google.golang.org/genproto/googleapis/api v0.0.0-20261012220534-4341edf3f941
 	google.golang.org/grpc v1.85.0
@@ -24,6 +30,7 @@ require (
 )
 
 require (
+	github.com/99designs/gqlgen v0.17.98
 	github.com/beorn7/perks v1.0.1 // indirect
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
 	github.com/go-openapi/jsonpointer v0.22.5 // indirect
@@ -45,9 +52,9 @@ require (
 	github.com/rogpeppe/go-internal v1.16.0 // indirect
 	github.com/santhosh-tekuri/jsonschema/v6 v6.0.3 // indirect
 	go.uber.org/multierr v1.10.0 // indirect
-	golang.org/x/net v0.60.0 // indirect
+	golang.org/x/net v0.61.0 // indirect
 	golang.org/x/sync v0.24.0 // indirect
 	golang.org/x/sys v0.49.0 // indirect
-	golang.org/x/text v0.42.0 // indirect
+	golang.org/x/text v0.43.0 // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20261005182115-fad411399dd8 // indirect
 )

@@ -108,6 +108,45 @@ func (s *Service) GetRun(ctx context.Context, request *lockstepv1.GetRunRequest)
 	return &lockstepv1.GetRunResponse{Run: run.Message()}, nil
 }
 
+// GetRuns is GetRun for several at once: those that exist, by their id.
+func (s *Service) GetRuns(ctx context.Context, ids []string) (map[string]*lockstepv1.Run, error) {
+	found, err := s.runs.Read(ctx, validIDs(ids))
+	if err != nil {
+		return nil, err
+	}
+	answer := map[string]*lockstepv1.Run{}
+	for i := range found {
+		answer[found[i].ID] = found[i].Message()
+	}
+	return answer, nil
+}
+
+// RunsOfJobs is GetJob for several at once: the runs that have them, by the job's id.
+func (s *Service) RunsOfJobs(ctx context.Context, ids []string) (map[string]*lockstepv1.Run, error) {
+	found, err := s.runs.ReadOfJobs(ctx, validIDs(ids))
+	if err != nil {
+		return nil, err
+	}
+	answer := map[string]*lockstepv1.Run{}
+	for i := range found {
+		run := found[i].Message()
+		for _, job := range run.GetJobs() {
+			answer[job.GetId()] = run
+		}
+	}
+	return answer, nil
+}
+
+// validIDs leaves out what no run or job can have.
+func validIDs(texts []string) (ids []int64) {
+	for _, text := range texts {
+		if id, valid := runs.ParseID(text); valid {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
 // Version is a run's version: what GetRun would show, for less.
 func (s *Service) Version(ctx context.Context, text string) (int64, error) {
 	id, err := parseID(text)
@@ -135,7 +174,7 @@ func (s *Service) ListRuns(ctx context.Context, request *lockstepv1.ListRunsRequ
 	if request.Cursor != nil {
 		var valid bool
 		if before, valid = decodeCursor(request.GetCursor()); !valid {
-			return nil, problem.In("cursor", http.StatusBadRequest, "invalid_parameter", "give a next_cursor of an earlier answer")
+			return nil, problem.In("cursor", http.StatusBadRequest, "invalid_parameter", "give the cursor of an earlier answer")
 		}
 	}
 	found, err := s.runs.Latest(ctx, before, int(limit)+1)
@@ -145,7 +184,7 @@ func (s *Service) ListRuns(ctx context.Context, request *lockstepv1.ListRunsRequ
 	answer := &lockstepv1.ListRunsResponse{}
 	if len(found) > int(limit) {
 		found = found[:limit]
-		next := encodeCursor(found[limit-1].ID)
+		next := RunCursor(found[limit-1].ID)
 		answer.NextCursor = &next
 	}
 	for i := range found {
@@ -231,7 +270,8 @@ func idempotencyKey(given *string) (string, error) {
 // A cursor is the id of the last run of a page. It is opaque to clients, so that it may become something else.
 const cursorPrefix = "runs:"
 
-func encodeCursor(id string) string {
+// RunCursor is the cursor behind a run.
+func RunCursor(id string) string {
 	return base64.RawURLEncoding.EncodeToString([]byte(cursorPrefix + id))
 }
 

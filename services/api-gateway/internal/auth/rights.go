@@ -56,6 +56,20 @@ var rights = map[string]Right{
 	lockstepv1connect.QueueServiceListWorkersProcedure:        Read,
 	lockstepv1connect.QueueServiceGetRepositoryStatsProcedure: Read,
 
+	// Of GraphQL each root field has a right; without Read nobody asks at all.
+	"POST /graphql":                   Read,
+	"GET /graphql":                    Read,
+	"graphql Query.run":               Read,
+	"graphql Query.runs":              Read,
+	"graphql Query.job":               Read,
+	"graphql Query.queue":             Read,
+	"graphql Query.workers":           Read,
+	"graphql Mutation.createRun":      Write,
+	"graphql Mutation.cancelRun":      Write,
+	"graphql Mutation.rerunRun":       Write,
+	"graphql Subscription.runChanged": Read,
+	"graphql Subscription.logLines":   Read,
+
 	"POST /webhooks/github": Anybody, // guarded by its signature
 	"GET /{$}":              Read,
 	"GET /run/{id}":         Read,

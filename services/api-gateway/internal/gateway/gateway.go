@@ -13,6 +13,7 @@ import (
 	"github.com/lockstep-ci/lockstep/pkg/jobs/service"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/api"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/auth"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/graph"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/openapi"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/pages"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/patient"
@@ -57,6 +58,7 @@ func routes(db *jobs.DB, runs *runs.Service, hub *watch.Hub, guard *auth.Guard, 
 		calls    = api.New(runs, hub, db.Pool(), log)
 		json     = rest.New(calls, hub, log)
 		receiver = webhook.New(db, options.WebhookSecrets, options.AppID, log)
+		graphql  = graph.New(calls, options.PublicURL, log)
 		socket   = watch.NewSocket(hub, runs, options.PublicURL, log)
 		page     = pages.New(runs, log)
 		ops      = service.OpsHandler(db)
@@ -87,6 +89,8 @@ func routes(db *jobs.DB, runs *runs.Service, hub *watch.Hub, guard *auth.Guard, 
 			mux.Handle(p.Path, within(p.Handler))
 		}
 	}
+	mux.Handle("POST /graphql", plain(graphql.Post)) // it has a deadline of its own
+	mux.Handle("GET /graphql", plain(graphql.Get))
 	mux.Handle("POST /webhooks/github", quick(receiver.Receive))
 	mux.Handle("GET /{$}", within(http.HandlerFunc(page.Index)))
 	mux.Handle("GET /run/{id}", within(http.HandlerFunc(page.Run)))

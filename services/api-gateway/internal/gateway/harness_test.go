@@ -40,7 +40,13 @@ type server struct {
 func start(t *testing.T, change ...func(*gateway.Options)) *server {
 	t.Helper()
 	db := jobstest.New(t)
-	queue := db.Open(t, "api-gateway")
+	url, stop := serve(t, db.Open(t, "api-gateway"), change...)
+	return &server{t: t, db: db, url: url, stop: stop}
+}
+
+// serve is a gateway on a queue; stop is called in the end, if it was not before.
+func serve(t testing.TB, queue *jobs.DB, change ...func(*gateway.Options)) (url string, stop func()) {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -56,8 +62,7 @@ func start(t *testing.T, change ...func(*gateway.Options)) *server {
 	log := zaptest.NewLogger(t, zaptest.Level(zap.ErrorLevel))
 	go func() { served <- gateway.New(queue, options, log).Serve(ctx, listener) }()
 	stopped := false
-	s := &server{t: t, db: db, url: "http://" + listener.Addr().String()}
-	s.stop = func() {
+	stop = func() {
 		if stopped {
 			return
 		}
@@ -72,8 +77,8 @@ func start(t *testing.T, change ...func(*gateway.Options)) *server {
 			t.Error("the gateway did not stop")
 		}
 	}
-	t.Cleanup(s.stop)
-	return s
+	t.Cleanup(stop)
+	return "http://" + listener.Addr().String(), stop
 }
 
 // answer is what came back.

@@ -107,6 +107,15 @@ func (s *Service) Read(ctx context.Context, ids []int64) ([]Run, error) {
 	return found, err
 }
 
+// ReadOfJobs returns the runs that have one of the jobs.
+func (s *Service) ReadOfJobs(ctx context.Context, jobs []int64) ([]Run, error) {
+	ids, err := collect(ctx, s, "of_jobs", pgx.NamedArgs{"jobs": jobs}, pgx.RowTo[int64])
+	if err != nil {
+		return nil, err
+	}
+	return s.Read(ctx, ids)
+}
+
 // Latest returns the newest runs whose id is below before, at most limit of them.
 func (s *Service) Latest(ctx context.Context, before int64, limit int) ([]Run, error) {
 	ids, err := collect(ctx, s, "latest", pgx.NamedArgs{"before": before, "limit": limit}, pgx.RowTo[int64])

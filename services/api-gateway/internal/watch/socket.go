@@ -56,7 +56,7 @@ func NewSocket(hub *Hub, service *runs.Service, publicURL string, log *zap.Logge
 
 // Serve answers GET /api/v1/watch: with ?run= one run, else the list of the latest runs.
 func (s *Socket) Serve(w http.ResponseWriter, r *http.Request) error {
-	if !s.mayCome(r) {
+	if !MayCome(r, s.origin) {
 		return problem.In("Origin", http.StatusForbidden, "origin_refused", "pages of another site may not watch")
 	}
 	var run int64
@@ -85,7 +85,7 @@ func (s *Socket) Serve(w http.ResponseWriter, r *http.Request) error {
 	}
 	defer feed.Close()
 	taken := &hijacker{ResponseWriter: w}
-	conn, err := websocket.Accept(taken, r, &websocket.AcceptOptions{InsecureSkipVerify: true}) // mayCome has judged the origin
+	conn, err := websocket.Accept(taken, r, &websocket.AcceptOptions{InsecureSkipVerify: true}) // MayCome has judged the origin
 	if err != nil {
 		return nil // Accept has answered
 	}
@@ -114,15 +114,16 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return conn, buffered, err //nolint:wrapcheck // it goes through
 }
 
-// mayCome judges the Origin that browsers send and no page can forge. Without one it is no browser.
-func (s *Socket) mayCome(r *http.Request) bool {
+// MayCome judges the Origin that browsers send and no page can forge: pages of the public URL may come, and of the host that is
+// connected to. Without one it is no browser.
+func MayCome(r *http.Request, publicURL string) bool {
 	origins := r.Header.Values("Origin")
 	if len(origins) == 0 {
 		return true
 	}
 	u, err := url.Parse(origins[0])
 	return err == nil && len(origins) == 1 && u.Host != "" &&
-		(strings.EqualFold(origins[0], s.origin) || strings.EqualFold(u.Host, r.Host))
+		(strings.EqualFold(origins[0], publicURL) || strings.EqualFold(u.Host, r.Host))
 }
 
 // conversation is one connection. What the feed has is written to the connection itself, past the WebSocket library: as whole

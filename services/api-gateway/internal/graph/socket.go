@@ -1,0 +1,270 @@
+package graph
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/vektah/gqlparser/v2/ast"
+	"github.com/vektah/gqlparser/v2/gqlerror"
+	"go.uber.org/zap"
+
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/problem"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/watch"
+)
+
+// protocol is https://github.com/enisdenjo/graphql-ws/blob/master/PROTOCOL.md. Close codes from 4400 on are its own.
+const protocol = "graphql-transport-ws"
+
+const (
+	initLimit        = 5 * time.Second  // for the client's connection_init
+	writeLimit       = 10 * time.Second // for one message to a client
+	pingEvery        = 20 * time.Second
+	pongLimit        = 10 * time.Second
+	goodbyeLimit     = 2 * time.Second
+	maxSubscriptions = 8 // of one connection
+)
+
+const (
+	closeInvalid     websocket.StatusCode = 4400
+	closeNoInit      websocket.StatusCode = 4401
+	closeInitLate    websocket.StatusCode = 4408
+	closeTakenID     websocket.StatusCode = 4409
+	closeTwoInits    websocket.StatusCode = 4429
+	maxSubscribersID                      = 128 // bytes of what a client calls a subscription
+)
+
+// message is one of either side.
+type message struct {
+	Type    string          `json:"type"`
+	ID      string          `json:"id,omitempty"`
+	Payload json.RawMessage `json:"payload,omitempty"`
+}
+
+// connection is one socket. Each subscription has one message under way at most: its stream waits until the client has taken it.
+type connection struct {
+	handler *Handler
+	conn    *websocket.Conn
+	ctx     context.Context //nolint:containedctx // of all its subscriptions
+
+	mu     sync.Mutex
+	active map[string]context.CancelFunc
+	all    sync.WaitGroup
+}
+
+// socket serves subscriptions.
+func (h *Handler) socket(w http.ResponseWriter, r *http.Request) error {
+	if !watch.MayCome(r, h.origin) {
+		return problem.In("Origin", http.StatusForbidden, "origin_refused", "pages of another site may not watch")
+	}
+	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true, Subprotocols: []string{protocol}}) // MayCome has judged the origin
+	if err != nil {
+		return nil // Accept has answered
+	}
+	defer func() { _ = conn.CloseNow() }()
+	if conn.Subprotocol() != protocol {
+		goodbye(conn, websocket.StatusPolicyViolation, "speak "+protocol)
+		return nil
+	}
+	conn.SetReadLimit(maxBody)
+	ctx, cancel := context.WithCancel(r.Context()) // it ends with the credentials, and else when we return
+	c := &connection{handler: h, conn: conn, ctx: ctx, active: map[string]context.CancelFunc{}}
+	go c.ping()
+	code, reason := c.converse()
+	cancel()
+	if code != 0 {
+		goodbye(conn, code, reason)
+	}
+	_ = conn.CloseNow() // what is being written ends
+	c.all.Wait()
+	return nil
+}
+
+// converse does what the client says, until the connection ends (0) or it says what cannot be.
+func (c *connection) converse() (code websocket.StatusCode, reason string) {
+	late := time.AfterFunc(initLimit, func() { goodbye(c.conn, closeInitLate, "send connection_init first") })
+	defer late.Stop()
+	for greeted := false; ; {
+		m, err := c.read()
+		switch {
+		case errors.Is(err, errNoMessage):
+			return closeInvalid, err.Error()
+		case err != nil:
+			return 0, ""
+		}
+		switch m.Type {
+		case "connection_init":
+			if greeted {
+				return closeTwoInits, "connection_init was sent before"
+			}
+			greeted = true
+			late.Stop()
+			err = c.write(message{Type: "connection_ack"})
+		case "ping":
+			err = c.write(message{Type: "pong"})
+		case "pong":
+		case "subscribe":
+			switch {
+			case !greeted:
+				return closeNoInit, "send connection_init first"
+			case m.ID == "" || len(m.ID) > maxSubscribersID:
+				return closeInvalid, "subscribe needs an id of at most 128 bytes"
+			case !c.subscribe(m):
+				return closeTakenID, "there is a subscriber for this id already"
+			}
+		case "complete":
+			c.complete(m.ID)
+		default:
+			return closeInvalid, "send connection_init, subscribe, complete, ping or pong"
+		}
+		if err != nil {
+			return 0, ""
+		}
+	}
+}
+
+var errNoMessage = errors.New("messages are JSON objects with type, id and payload")
+
+func (c *connection) read() (m message, err error) {
+	kind, text, err := c.conn.Read(c.ctx)
+	if err != nil {
+		return m, err
+	}
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.DisallowUnknownFields()
+	if kind != websocket.MessageText || decoder.Decode(&m) != nil || decoder.More() {
+		return m, errNoMessage
+	}
+	return m, nil
+}
+
+// subscribe begins a subscription; false: its id is taken.
+func (c *connection) subscribe(m message) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.active[m.ID] != nil {
+		return false
+	}
+	if len(c.active) == maxSubscriptions {
+		err := problem.New(http.StatusBadRequest, "too_many_subscriptions", "complete one of 8 before you subscribe again, or open another connection")
+		c.all.Go(func() { c.refuse(m.ID, gqlerror.List{c.handler.present(c.ctx, err)}) })
+		return true
+	}
+	ctx, cancel := context.WithCancel(c.ctx)
+	c.active[m.ID] = cancel
+	c.all.Go(func() {
+		c.serve(ctx, m)
+		if ctx.Err() == nil {
+			c.complete(m.ID)
+		}
+	})
+	return true
+}
+
+// complete ends a subscription, if there is one.
+func (c *connection) complete(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if cancel := c.active[id]; cancel != nil {
+		cancel()
+		delete(c.active, id)
+	}
+}
+
+// serve tells a subscription's results until it ends or the client completes it.
+func (c *connection) serve(ctx context.Context, m message) {
+	params, err := parseRequest(m.Payload)
+	if err != nil {
+		c.refuse(m.ID, gqlerror.List{c.handler.present(ctx, err)})
+		return
+	}
+	operation, errs := c.handler.open(ctx, params)
+	if errs == nil && operation.Operation.Operation != ast.Subscription {
+		errs = gqlerror.List{c.handler.present(ctx, problem.New(http.StatusBadRequest, "no_subscription", "send queries and mutations by POST"))}
+	}
+	if errs != nil {
+		c.refuse(m.ID, errs)
+		return
+	}
+	ctx, end := withEnding(ctx)
+	next, ctx := c.handler.exec.DispatchOperation(withLookups(ctx, c.handler.service, operation), operation)
+	for {
+		answer := next(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case answer == nil && end.err != nil:
+			c.refuse(m.ID, gqlerror.List{c.handler.present(ctx, end.err)})
+			if errors.Is(end.err, watch.ErrClosed) {
+				goodbye(c.conn, websocket.StatusGoingAway, "the server is stopping: connect again")
+			}
+			return
+		case answer == nil:
+			_ = c.write(message{Type: "complete", ID: m.ID})
+			return
+		case answer.Data == nil && len(answer.Errors) > 0:
+			c.refuse(m.ID, answer.Errors)
+			return
+		}
+		if c.tell("next", m.ID, answer) != nil {
+			_ = c.conn.CloseNow() // the client takes nothing any more
+			return
+		}
+	}
+}
+
+func (c *connection) refuse(id string, errs gqlerror.List) { _ = c.tell("error", id, errs) }
+
+func (c *connection) tell(kind, id string, payload any) error {
+	text, err := json.Marshal(payload)
+	if err != nil {
+		return err
+	}
+	return c.write(message{Type: kind, ID: id, Payload: text})
+}
+
+func (c *connection) write(m message) error {
+	text, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, writeLimit)
+	defer cancel()
+	return c.conn.Write(ctx, websocket.MessageText, text)
+}
+
+// ping notices a client that has gone.
+func (c *connection) ping() {
+	ticker := time.NewTicker(pingEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-c.ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		ctx, cancel := context.WithTimeout(c.ctx, pongLimit)
+		err := c.conn.Ping(ctx)
+		cancel()
+		if err != nil {
+			c.handler.log.Debug("subscriber left", zap.Error(err))
+			_ = c.conn.CloseNow()
+			return
+		}
+	}
+}
+
+// goodbye closes with a reason, not waiting long for the answer.
+func goodbye(conn *websocket.Conn, code websocket.StatusCode, reason string) {
+	done := make(chan struct{})
+	go func() { defer close(done); _ = conn.Close(code, reason) }()
+	select {
+	case <-done:
+	case <-time.After(goodbyeLimit):
+	}
+}
