@@ -32,12 +32,18 @@ type gateway struct {
 	t    *testing.T
 	db   *jobstest.Database
 	addr string
+	pid  int
 	stop func() // as an operator does; waits for the end
 }
 
 func start(t *testing.T, settings ...string) *gateway {
 	t.Helper()
-	db := jobstest.New(t)
+	return startOn(t, jobstest.New(t), settings...)
+}
+
+// startOn starts one more gateway on a database.
+func startOn(t *testing.T, db *jobstest.Database, settings ...string) *gateway {
+	t.Helper()
 	logFile := filepath.Join(t.TempDir(), "log")
 	log, err := os.Create(logFile)
 	if err != nil {
@@ -53,7 +59,7 @@ func start(t *testing.T, settings ...string) *gateway {
 	}
 	ended := make(chan struct{})
 	go func() { defer close(ended); _ = command.Wait() }()
-	g := &gateway{t: t, db: db}
+	g := &gateway{t: t, db: db, pid: command.Process.Pid}
 	g.stop = func() {
 		_ = command.Process.Signal(syscall.SIGTERM)
 		select {

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"github.com/lockstep-ci/lockstep/pkg/jobs"
@@ -75,7 +76,13 @@ func (s *State) final() bool { return s != nil && s.Run != nil && s.Run.Status.F
 
 // NewHub makes a hub that reads from db. Run must run for it to work.
 func NewHub(db *jobs.DB, service *runs.Service, log *zap.Logger) *Hub {
-	return &Hub{db: db, runs: service, log: log, wake: make(chan struct{}, 1), topics: map[int64]*topic{}, followers: map[*Feed]struct{}{}}
+	h := &Hub{db: db, runs: service, log: log, wake: make(chan struct{}, 1), topics: map[int64]*topic{}, followers: map[*Feed]struct{}{}}
+	db.Metrics().MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "lockstep_watchers", Help: "Who watches a run, the list or a log now."}, func() float64 {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return float64(h.feeds)
+	}))
+	return h
 }
 
 // Run serves the watchers until ctx ends; then it closes all feeds.
