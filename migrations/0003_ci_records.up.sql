@@ -34,8 +34,44 @@ CREATE TABLE ci_attempts (
     ended_at     timestamptz NOT NULL,
     outcome      ci_job_status NOT NULL,   -- the state it went to
     cause        text NOT NULL DEFAULT '',
+    xid          xid8 NOT NULL DEFAULT pg_current_xact_id(), -- the transaction that wrote it: by it ci_tally knows what it has not counted
     PRIMARY KEY (job_id, attempt)
 );
+CREATE INDEX ci_attempts_xid ON ci_attempts (xid); -- costs a run 2 to 3 µs, about 1 % (docs/adr/0016)
+
+-- Statistics: what ended within some minutes, hour or day, counted soon afterwards by ci_tally. Nothing that moves a job waits for
+-- them. Durations are counted in buckets, each 10 % wider than the one before (ci_bucket): what is asked for of any time and
+-- repository is then a sum of few rows, and its percentiles are within 5 % (docs/adr/0016).
+CREATE TABLE ci_tallies (
+    repository text COLLATE "C", -- '': all of them
+    kind       text COLLATE "C" CONSTRAINT kind_of_tally_is_known CHECK (kind IN (
+                   'wait',       -- of a job for a stage: from claimable to claimed
+                   'work',       -- of a stage on a job: from claimed to the end of the claim
+                   'job',        -- the claim that ended a planned job
+                   'step',
+                   'run')),      -- from created to finished
+    minutes    integer CONSTRAINT tallies_are_of_known_lengths CHECK (minutes IN (5, 60, 1440)),
+    begins_at  timestamptz,
+    name       text COLLATE "C", -- of the stage (its processing state) or the job; '' for a run
+    step       text COLLATE "C", -- '' but for a step
+    outcome    text COLLATE "C", -- the state that it ended with; '' for a wait
+    ended      bigint NOT NULL,  -- how many
+    took_ms    double precision NOT NULL, -- all of them together
+    buckets    jsonb NOT NULL,   -- how many of them in each bucket: {"<bucket>": <number>}
+    PRIMARY KEY (repository, kind, minutes, begins_at, name, step, outcome)
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
+CREATE INDEX ci_tallies_begin ON ci_tallies (minutes, begins_at); -- for forgetting
+
+-- How far ci_tally has come. One row.
+CREATE TABLE ci_tally_mark (
+    one   boolean PRIMARY KEY DEFAULT true CONSTRAINT there_is_one_mark CHECK (one),
+    xid   xid8 NOT NULL DEFAULT '0',               -- attempts of transactions up to this one are counted
+    since timestamptz NOT NULL DEFAULT '-infinity' -- what ended before is not to be counted again
+);
+INSERT INTO ci_tally_mark DEFAULT VALUES;
+
+-- Runs that somebody has begun and that are not counted yet.
+CREATE TABLE ci_tally_runs (run_id bigint PRIMARY KEY);
 
 -- The packed tree of one commit (package pkg/jobs/source). Re-runs and the matrix share it. A source
 -- without a sha256 is being stored; it is visible to its writer only.

@@ -375,9 +375,113 @@ BEGIN
     UPDATE ci_approvals o SET repository = p_to WHERE o.repository = p_from
     AND    NOT EXISTS (SELECT FROM ci_approvals n WHERE n.repository = p_to AND n.pull_request = o.pull_request);
     DELETE FROM ci_turns WHERE repository = p_from;
+    PERFORM FROM ci_tally_mark FOR UPDATE; -- nobody counts meanwhile
+    WITH old AS (DELETE FROM ci_tallies WHERE repository = p_from RETURNING *)
+    INSERT INTO ci_tallies AS t (repository, kind, minutes, begins_at, name, step, outcome, ended, took_ms, buckets)
+    SELECT p_to, kind, minutes, begins_at, name, step, outcome, ended, took_ms, buckets FROM old
+    ON CONFLICT (repository, kind, minutes, begins_at, name, step, outcome) DO UPDATE
+    SET    ended = t.ended + EXCLUDED.ended, took_ms = t.took_ms + EXCLUDED.took_ms, buckets = ci_add_buckets(t.buckets, EXCLUDED.buckets);
     DELETE FROM ci_repositories WHERE repository = p_to; -- a delivery under the new name was faster
     UPDATE ci_repositories SET repository = p_to, changed_by = 'github' WHERE repository = p_from AND github_id = p_github_id;
     RETURN FOUND;
 END
 $$;
 REVOKE ALL ON FUNCTION ci_move_repository FROM PUBLIC;
+
+-- ci_bucket: into which bucket of a histogram a duration goes: 0 for less than 1 ms, k for 1.1^(k-1) ms up to 1.1^k.
+CREATE FUNCTION ci_bucket(took_ms double precision) RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE WHEN took_ms < 1 THEN 0 ELSE 1 + floor(ln(took_ms) / ln(1.1::double precision))::integer END;
+
+-- ci_add_buckets: two histograms together.
+CREATE FUNCTION ci_add_buckets(a jsonb, b jsonb) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN (SELECT jsonb_object_agg(s.key, s.n)
+            FROM  (SELECT u.key, sum(u.value::bigint) AS n
+                   FROM  (SELECT * FROM jsonb_each_text(a) UNION ALL SELECT * FROM jsonb_each_text(b)) AS u
+                   GROUP BY u.key) AS s);
+
+-- ci_tally: count what has ended since the last time into ci_tallies, of about p_limit attempts, and return of how many: as many
+-- as the limit means that there is more. Each attempt and each run is counted once, whoever calls this how often, and whenever he
+-- is killed: the mark moves in the same transaction. The mark is a transaction's id: a transaction that ends late has an id below the
+-- oldest one that still runs, and nothing from that one on is counted before it has ended. So a transaction that is left open
+-- for hours delays the statistics by as much, and nothing else.
+CREATE FUNCTION ci_tally(p_limit integer) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp
+    -- The planner thinks of a tenth of the rows: it would sort them on disk, and read all jobs to find some.
+    SET work_mem = '64MB' SET enable_sort = off SET enable_hashjoin = off SET enable_mergejoin = off AS
+$$
+DECLARE
+    v_mark    ci_tally_mark;
+    v_horizon xid8;
+    v_last    xid8;
+    v_count   integer;
+BEGIN
+    SELECT * INTO v_mark FROM ci_tally_mark FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN -- somebody else is counting
+        RETURN 0;
+    END IF;
+    -- In a statement of its own, so that its snapshot is younger than the lock, and what was counted before it.
+    SELECT pg_snapshot_xmin(pg_current_snapshot()) INTO v_horizon;
+    IF v_horizon <= v_mark.xid THEN -- restored into another cluster, whose transactions are numbered anew
+        UPDATE ci_tally_mark SET xid = '0', since = clock_timestamp() RETURNING * INTO v_mark;
+    END IF;
+    -- Whole transactions, so that the mark is between two of them.
+    SELECT next.xid, next.n INTO v_last, v_count
+    FROM  (SELECT a.xid, row_number() OVER (ORDER BY a.xid) AS n
+           FROM   ci_attempts a WHERE a.xid > v_mark.xid AND a.xid < v_horizon ORDER BY a.xid LIMIT p_limit) AS next
+    ORDER  BY next.n DESC LIMIT 1;
+    IF FOUND THEN
+        UPDATE ci_tally_mark SET xid = v_last;
+        -- A run is begun once: by the first claim of its question.
+        INSERT INTO ci_tally_runs (run_id)
+        SELECT j.run_id FROM ci_attempts a JOIN ci_jobs j ON j.id = a.job_id
+        WHERE  a.xid > v_mark.xid AND a.xid <= v_last AND a.ended_at >= v_mark.since AND a.attempt = 1 AND a.stage = 'initializing'
+        ON CONFLICT DO NOTHING;
+    ELSIF NOT EXISTS (SELECT FROM ci_tally_runs) THEN
+        RETURN 0;
+    END IF;
+
+    WITH attempt AS MATERIALIZED (
+        SELECT j.repository, left(j.name, 150) AS job, j.job_key, a.* -- an entry of an index has at most 2,704 bytes
+        FROM   ci_attempts a JOIN ci_jobs j ON j.id = a.job_id
+        WHERE  a.xid > v_mark.xid AND a.xid <= v_last AND a.ended_at >= v_mark.since AND octet_length(j.repository) <= 1400
+    ), run AS (
+        DELETE FROM ci_tally_runs t USING ci_runs r
+        WHERE  r.id = t.run_id AND ci_is_final(r.status)
+        RETURNING r.repository, r.status, r.created_at, r.finished_at
+    ), fact (repository, kind, name, step, outcome, at, took) AS (
+        SELECT repository, 'wait', stage::text, '', '', ended_at, claimed_at - claimable_at FROM attempt
+        UNION ALL
+        SELECT repository, 'work', stage::text, '', outcome::text, ended_at, ended_at - claimed_at FROM attempt
+        UNION ALL
+        SELECT repository, 'job', job, '', outcome::text, ended_at, ended_at - claimed_at FROM attempt WHERE job_key <> '' AND ci_is_final(outcome)
+        UNION ALL
+        SELECT repository, 'step', job, left(s.name, 150), s.status, a.ended_at, s.finished_at - s.started_at
+        FROM   attempt a JOIN ci_steps s USING (job_id, attempt)
+        UNION ALL
+        SELECT repository, 'run', '', '', status::text, finished_at, finished_at - created_at FROM run WHERE octet_length(repository) <= 1400
+    ), counted AS ( -- once before they are spread, since there are many
+        SELECT f.repository, f.kind, f.name, f.step, f.outcome, ci_bucket(d.ms) AS bucket,
+               date_bin(CASE WHEN f.kind IN ('wait', 'work') THEN interval '5 minutes' ELSE interval '1 hour' END, f.at, 'epoch') AS at,
+               count(*) AS n, sum(d.ms) AS ms
+        FROM   fact f, LATERAL (SELECT greatest(0, extract(epoch FROM f.took)::double precision * 1000)) AS d (ms)
+        WHERE  f.took IS NOT NULL -- a step that was never begun
+        GROUP  BY 1, 2, 3, 4, 5, 6, 7
+    ), spread AS (
+        SELECT w.repository, c.kind, m.minutes, date_bin(make_interval(mins => m.minutes), c.at, 'epoch') AS begins_at,
+               c.name, c.step, c.outcome, c.bucket, sum(c.n) AS n, sum(c.ms) AS ms
+        FROM   counted c, (VALUES (5), (60), (1440)) AS m (minutes), LATERAL (VALUES (c.repository), ('')) AS w (repository)
+        WHERE  c.kind IN ('wait', 'work') OR m.minutes > 5 AND w.repository <> ''
+        GROUP  BY 1, 2, 3, 4, 5, 6, 7, 8
+    )
+    INSERT INTO ci_tallies AS t (repository, kind, minutes, begins_at, name, step, outcome, ended, took_ms, buckets)
+    SELECT repository, kind, minutes, begins_at, name, step, outcome, sum(n), sum(ms), jsonb_object_agg(bucket, n)
+    FROM   spread
+    GROUP  BY 1, 2, 3, 4, 5, 6, 7
+    ON CONFLICT (repository, kind, minutes, begins_at, name, step, outcome) DO UPDATE
+    SET    ended = t.ended + EXCLUDED.ended, took_ms = t.took_ms + EXCLUDED.took_ms, buckets = ci_add_buckets(t.buckets, EXCLUDED.buckets);
+    RETURN coalesce(v_count, 0);
+END
+$$;
+REVOKE ALL ON FUNCTION ci_tally FROM PUBLIC;

@@ -35,7 +35,7 @@ GRANT INSERT (id, repository, event, ref, head_sha, base_ref, base_sha, pull_req
       UPDATE (cancel_requested_at, cancelled_by, version) ON ci_runs TO lockstep_api_gateway;
 GRANT USAGE ON SEQUENCE ci_runs_id_seq TO lockstep_api_gateway;
 GRANT INSERT (run_id, repository, turn), UPDATE (status, cancel_requested_at, reason) ON ci_jobs TO lockstep_api_gateway;
-GRANT SELECT ON ci_steps, ci_logs, ci_reports, audit_log TO lockstep_api_gateway;
+GRANT SELECT ON ci_steps, ci_logs, ci_reports, ci_transitions, ci_turns, ci_tallies, audit_log TO lockstep_api_gateway;
 GRANT INSERT (repository, max_running, weight, fork_policy, github_id, changed_by),
       UPDATE (max_running, weight, fork_policy, github_id, changed_by) ON ci_repositories TO lockstep_api_gateway;
 GRANT SELECT, INSERT (repository, pull_request, head_sha, sender_id, author, title, run, delivery_id, asked_at, status),
@@ -71,4 +71,5 @@ GRANT SELECT, UPDATE (status, sent_version, claim_token, deadline_at, attempt, n
 GRANT UPDATE (version) ON ci_runs TO lockstep_reaper;
 GRANT UPDATE (status, not_before, failures, crashes, reason) ON ci_jobs TO lockstep_reaper;
 GRANT SELECT, DELETE, UPDATE (dead_at) ON ci_workers TO lockstep_reaper;
-GRANT EXECUTE ON FUNCTION ci_admit, ci_make_log_days TO lockstep_reaper;
+GRANT SELECT, DELETE ON ci_tallies TO lockstep_reaper;
+GRANT EXECUTE ON FUNCTION ci_admit, ci_make_log_days, ci_tally TO lockstep_reaper;

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -24,6 +25,8 @@ const (
 	housekeepEvery = time.Hour   // between two rounds of slow chores
 	choreAgain     = time.Minute // after one that failed
 	sweepEvery     = 10          // looks from one backstop to the next
+	tallyEvery     = 10 * time.Second
+	maxTally       = 10_000 // attempts counted at once: at most a second
 )
 
 // Reap watches the workers until ctx ends: it marks those whose beat has stood still for their lease and gives their jobs
@@ -45,8 +48,14 @@ func (db *DB) Reap(ctx context.Context, reaping Reaping) error {
 			reaping.MaxFailures, reaping.MaxCrashes, reaping.UnownedAfter)
 	}
 	r := &reaper{db: db, Reaping: reaping, log: db.log}
+	var tallies sync.WaitGroup
+	tallies.Go(func() {
+		for sleep(ctx, r.tally(ctx)) {
+		}
+	})
 	for sleep(ctx, r.look(ctx)) {
 	}
+	tallies.Wait()
 	return nil
 }
 
@@ -115,6 +124,23 @@ func (r *reaper) look(ctx context.Context) time.Duration {
 		}
 	}
 	return next
+}
+
+// tally counts what has ended for the statistics, and returns how long it need not be done again. It is not part of a look: it
+// may take longer, and nobody waits for it.
+func (r *reaper) tally(ctx context.Context) time.Duration {
+	began := time.Now()
+	limited, cancel := context.WithTimeout(ctx, 25*time.Second)
+	defer cancel()
+	var counted int
+	err := r.db.pool.QueryRow(limited, query("tally"), pgx.NamedArgs{"limit": maxTally}).Scan(&counted)
+	if ctx.Err() == nil {
+		r.db.Note("count what has ended", "the statistics stand still meanwhile", err)
+	}
+	if err == nil && counted >= maxTally { // there is more; the queue is to have half of the time
+		return time.Since(began)
+	}
+	return jitter(tallyEvery)
 }
 
 // went notes how something went, and reports whether it went well.
@@ -262,7 +288,7 @@ func (r *reaper) send(ctx context.Context, queue func(*pgx.Batch)) error {
 }
 
 func (r *reaper) housekeep(ctx context.Context) error {
-	for _, chore := range []string{"housekeep", "forget_workers"} {
+	for _, chore := range []string{"housekeep", "forget_workers", "forget_tallies"} {
 		if err := r.send(ctx, func(batch *pgx.Batch) { batch.Queue(query(chore)) }); err != nil {
 			return fmt.Errorf("%s: %w", chore, err)
 		}

@@ -1,0 +1,2 @@
+-- tally: count what has ended for the statistics.
+SELECT ci_tally(@limit)
