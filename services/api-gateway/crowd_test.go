@@ -74,7 +74,7 @@ func TestDeliveriesThatComeManyTimesToManyGatewaysAreOneRunEach(t *testing.T) {
 // deliver posts a signed push, and returns the run that the answer names.
 func (g *gateway) deliver(id string) (run string) {
 	body := `{"ref":"refs/heads/main","before":"` + strings.Repeat("0", 40) + `","after":"` + strings.Repeat("a", 40) +
-		`","repository":{"full_name":"owner/name","html_url":"https://github.com/owner/name","owner":{"login":"owner"}},"sender":{"login":"ada","id":1}}`
+		`","repository":{"id":1,"full_name":"owner/name","html_url":"https://github.com/owner/name","owner":{"login":"owner","id":2}},"sender":{"login":"ada","id":1}}`
 	mac := hmac.New(sha256.New, []byte("a-secret-of-the-tests"))
 	mac.Write([]byte(body))
 	a := g.send("POST", "/webhooks/github", body, "Authorization", "", "X-GitHub-Event", "push", "X-GitHub-Delivery", id,
