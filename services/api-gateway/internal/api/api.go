@@ -16,9 +16,11 @@ import (
 
 	"github.com/lockstep-ci/lockstep/pkg/jobs"
 	lockstepv1 "github.com/lockstep-ci/lockstep/services/api-gateway/gen/lockstep/v1"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/approvals"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/auth"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/problem"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/queue"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/repositories"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/runs"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/watch"
 )
@@ -34,12 +36,16 @@ type Service struct {
 	runs *runs.Service
 	hub  *watch.Hub
 	pool *pgxpool.Pool
-	log  *zap.Logger
+
+	repositories *repositories.Service
+	approvals    *approvals.Service
+
+	log *zap.Logger
 }
 
-// New serves from pool; what changes is told by hub.
-func New(service *runs.Service, hub *watch.Hub, pool *pgxpool.Pool, log *zap.Logger) *Service {
-	return &Service{runs: service, hub: hub, pool: pool, log: log}
+// New serves from db; what changes is told by hub.
+func New(service *runs.Service, hub *watch.Hub, db *jobs.DB, log *zap.Logger) *Service {
+	return &Service{runs: service, hub: hub, pool: db.Pool(), repositories: repositories.New(db.Pool()), approvals: approvals.New(db), log: log}
 }
 
 // CreateRun accepts a run.
@@ -172,10 +178,12 @@ func (s *Service) ListRuns(ctx context.Context, request *lockstepv1.ListRunsRequ
 	}
 	before := int64(math.MaxInt64)
 	if request.Cursor != nil {
-		var valid bool
-		if before, valid = decodeCursor(request.GetCursor()); !valid {
-			return nil, problem.In("cursor", http.StatusBadRequest, "invalid_parameter", "give the cursor of an earlier answer")
+		last, ours := openCursor(request.GetCursor(), runsCursor)
+		id, valid := runs.ParseID(last)
+		if !ours || !valid {
+			return nil, badCursor()
 		}
+		before = id
 	}
 	found, err := s.runs.Latest(ctx, before, int(limit)+1)
 	if err != nil {
@@ -184,8 +192,7 @@ func (s *Service) ListRuns(ctx context.Context, request *lockstepv1.ListRunsRequ
 	answer := &lockstepv1.ListRunsResponse{}
 	if len(found) > int(limit) {
 		found = found[:limit]
-		next := RunCursor(found[limit-1].ID)
-		answer.NextCursor = &next
+		answer.NextCursor = sealCursor(runsCursor, found[limit-1].ID)
 	}
 	for i := range found {
 		answer.Runs = append(answer.Runs, found[i].Message())
@@ -267,19 +274,23 @@ func idempotencyKey(given *string) (string, error) {
 	return *given, nil
 }
 
-// A cursor is the id of the last run of a page. It is opaque to clients, so that it may become something else.
-const cursorPrefix = "runs:"
+// A cursor names the last of a page, and which list it is of. It is opaque to clients, so that it may become something else.
+const runsCursor = "runs:"
 
 // RunCursor is the cursor behind a run.
-func RunCursor(id string) string {
-	return base64.RawURLEncoding.EncodeToString([]byte(cursorPrefix + id))
+func RunCursor(id string) string { return *sealCursor(runsCursor, id) }
+
+func sealCursor(kind, last string) *string {
+	text := base64.RawURLEncoding.EncodeToString([]byte(kind + last))
+	return &text
 }
 
-func decodeCursor(text string) (int64, bool) {
+func openCursor(text, kind string) (last string, ours bool) {
 	plain, err := base64.RawURLEncoding.Strict().DecodeString(text)
-	id, ours := strings.CutPrefix(string(plain), cursorPrefix)
-	if err != nil || !ours {
-		return 0, false
-	}
-	return runs.ParseID(id)
+	last, ours = strings.CutPrefix(string(plain), kind)
+	return last, ours && err == nil
+}
+
+func badCursor() error {
+	return problem.In("cursor", http.StatusBadRequest, "invalid_parameter", "give the cursor of an earlier answer")
 }

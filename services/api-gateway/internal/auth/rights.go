@@ -40,7 +40,14 @@ var rights = map[string]Right{
 	"GET /api/v1/jobs/{id}/log":                   Read,
 	"GET /api/v1/queue":                           Read,
 	"GET /api/v1/workers":                         Read,
+	"GET /api/v1/repositories":                    Read,
+	"GET /api/v1/repositories/{repository}":       Read,
+	"PATCH /api/v1/repositories/{repository}":     Admin,
 	"GET /api/v1/repositories/{repository}/stats": Read,
+	"GET /api/v1/approvals":                       Read,
+	"GET /api/v1/approvals/{id}":                  Read,
+	"POST /api/v1/approvals/{id}/approve":         Write,
+	"POST /api/v1/approvals/{id}/reject":          Write,
 	"GET /api/v1/watch":                           Read,
 	"GET /api/v1/openapi.json":                    Anybody,
 
@@ -69,6 +76,14 @@ var rights = map[string]Right{
 	"graphql Mutation.rerunRun":       Write,
 	"graphql Subscription.runChanged": Read,
 	"graphql Subscription.logLines":   Read,
+
+	lockstepv1connect.RepositoryServiceListRepositoriesProcedure: Read,
+	lockstepv1connect.RepositoryServiceGetRepositoryProcedure:    Read,
+	lockstepv1connect.RepositoryServiceUpdateRepositoryProcedure: Admin,
+	lockstepv1connect.ApprovalServiceListApprovalsProcedure:      Read,
+	lockstepv1connect.ApprovalServiceGetApprovalProcedure:        Read,
+	lockstepv1connect.ApprovalServiceApproveProcedure:            Write,
+	lockstepv1connect.ApprovalServiceRejectProcedure:             Write,
 
 	"POST /webhooks/github": Anybody, // guarded by its signature
 	"GET /{$}":              Read,

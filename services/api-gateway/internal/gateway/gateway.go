@@ -55,7 +55,7 @@ func New(db *jobs.DB, options Options, log *zap.Logger) *Gateway {
 // routes puts a handler behind each way in. What each of them needs is in package auth; what is missing there is refused.
 func routes(db *jobs.DB, runs *runs.Service, hub *watch.Hub, guard *auth.Guard, options Options, log *zap.Logger) http.Handler {
 	var (
-		calls    = api.New(runs, hub, db.Pool(), log)
+		calls    = api.New(runs, hub, db, log)
 		json     = rest.New(calls, hub, log)
 		receiver = webhook.New(db, options.WebhookSecrets, options.AppID, log)
 		graphql  = graph.New(calls, options.PublicURL, log)
@@ -79,6 +79,13 @@ func routes(db *jobs.DB, runs *runs.Service, hub *watch.Hub, guard *auth.Guard, 
 	mux.Handle("GET /api/v1/jobs/{id}/log", stream(json.JobLog))
 	mux.Handle("GET /api/v1/queue", quick(json.ListQueue))
 	mux.Handle("GET /api/v1/workers", quick(json.ListWorkers))
+	mux.Handle("GET /api/v1/repositories", quick(json.ListRepositories))
+	mux.Handle("GET /api/v1/repositories/{repository}", quick(json.GetRepository))
+	mux.Handle("PATCH /api/v1/repositories/{repository}", quick(json.UpdateRepository))
+	mux.Handle("GET /api/v1/approvals", quick(json.ListApprovals))
+	mux.Handle("GET /api/v1/approvals/{id}", quick(json.GetApproval))
+	mux.Handle("POST /api/v1/approvals/{id}/approve", quick(json.Approve))
+	mux.Handle("POST /api/v1/approvals/{id}/reject", quick(json.Reject))
 	mux.Handle("GET /api/v1/repositories/{repository}/stats", quick(json.GetRepositoryStats))
 	mux.Handle("GET /api/v1/watch", plain(socket.Serve))
 	mux.Handle("GET /api/v1/openapi.json", quick(openapi.Serve))

@@ -111,7 +111,8 @@ func TestTheDocumentIsServedAndSound(t *testing.T) {
 	var plain map[string]any
 	decode(t, a.body, &plain)
 	for name, schema := range plain["components"].(map[string]any)["schemas"].(map[string]any) {
-		if text, _ := json.Marshal(schema); !strings.Contains(string(text), `"required"`) {
+		change := strings.HasSuffix(name, "Change") // any of its fields may be left out
+		if text, _ := json.Marshal(schema); !change && !strings.Contains(string(text), `"required"`) {
 			t.Errorf("%s says of no field that it is there", name)
 		}
 	}

@@ -27,8 +27,7 @@ type Repository struct {
 	MaxRunning *int32  `db:"max_running"` // jobs at once; nil: no limit
 	Weight     float64 `db:"weight"`      // its share, beside that of others
 	ForkPolicy string  `db:"fork_policy"`
-	GitHubID   *int64  `db:"github_id"`  // GitHub's number of it; nil: none has come in a delivery
-	ChangedBy  *string `db:"changed_by"` // who changed a setting last
+	GitHubID   *int64  `db:"github_id"` // GitHub's number of it; nil: none has come in a delivery
 }
 
 //go:embed queries/*.sql

@@ -15,9 +15,9 @@ import (
 
 const maxBody = 64 << 10 // bytes of a request
 
-// readObject reads a JSON object of strings into fields. A name is taken as it is spelled and once: encoding/json would
+// readObject reads a JSON object into fields, which are pointers. A name is taken as it is spelled and once: encoding/json would
 // also take REPOSITORY for repository, and the last of two. null is the same as absent.
-func readObject(w http.ResponseWriter, r *http.Request, fields map[string]*string) error {
+func readObject(w http.ResponseWriter, r *http.Request, fields map[string]any) error {
 	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil || kind != "application/json" {
 		return problem.In("Content-Type", http.StatusUnsupportedMediaType, "unsupported_media_type", "send application/json")
@@ -52,7 +52,7 @@ func readObject(w http.ResponseWriter, r *http.Request, fields map[string]*strin
 		case seen[name]:
 			return problem.In(name, http.StatusBadRequest, "invalid_field", "is there twice")
 		case json.Unmarshal(value, field) != nil:
-			return problem.In(name, http.StatusBadRequest, "invalid_field", "must be a string")
+			return problem.In(name, http.StatusBadRequest, "invalid_field", "must be "+wanted(field))
 		}
 		seen[name] = true
 	}
@@ -63,6 +63,19 @@ func readObject(w http.ResponseWriter, r *http.Request, fields map[string]*strin
 		return problem.New(http.StatusBadRequest, "invalid_json", "something follows the JSON object")
 	}
 	return nil
+}
+
+// wanted is in words what a field may be.
+func wanted(field any) string {
+	switch field.(type) {
+	case **int32:
+		return "a whole number, at most 2147483647"
+	case **float64:
+		return "a number"
+	case **bool:
+		return "true or false"
+	}
+	return "a string"
 }
 
 // readNothing refuses a body where none has a meaning; an empty JSON object is none.

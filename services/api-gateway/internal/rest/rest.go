@@ -45,7 +45,7 @@ func (a *API) CreateRun(w http.ResponseWriter, r *http.Request) error {
 	if request.IdempotencyKey, err = idempotencyKey(r); err != nil {
 		return err
 	}
-	fields := map[string]*string{"repository": &request.Repository, "ref": &request.Ref, "sha": &request.Sha}
+	fields := map[string]any{"repository": &request.Repository, "ref": &request.Ref, "sha": &request.Sha}
 	if err := readObject(w, r, fields); err != nil {
 		return err
 	}

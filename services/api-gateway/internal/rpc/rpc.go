@@ -31,6 +31,8 @@ func Procedures(service *api.Service, log *zap.Logger) []Procedure {
 	_, runs := lockstepv1connect.NewRunServiceHandler(streams{service}, options...)
 	_, jobs := lockstepv1connect.NewJobServiceHandler(streams{service}, options...)
 	_, queue := lockstepv1connect.NewQueueServiceHandler(service, options...)
+	_, repositories := lockstepv1connect.NewRepositoryServiceHandler(service, options...)
+	_, approvals := lockstepv1connect.NewApprovalServiceHandler(service, options...)
 
 	var procedures []Procedure
 	add := func(file protoreflect.FileDescriptor, handler http.Handler) {
@@ -46,6 +48,8 @@ func Procedures(service *api.Service, log *zap.Logger) []Procedure {
 	add(lockstepv1.File_lockstep_v1_run_proto, runs)
 	add(lockstepv1.File_lockstep_v1_job_proto, jobs)
 	add(lockstepv1.File_lockstep_v1_queue_proto, queue)
+	add(lockstepv1.File_lockstep_v1_repository_proto, repositories)
+	add(lockstepv1.File_lockstep_v1_approval_proto, approvals)
 	return procedures
 }
 

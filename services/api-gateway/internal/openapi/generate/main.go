@@ -166,9 +166,11 @@ func complete(name string, schema *openapi3.Schema) error {
 	if !is {
 		return fmt.Errorf("%s is no message", name)
 	}
-	if strings.HasSuffix(name, "Request") { // unknown fields are refused, absent and null ones are empty
+	if strings.HasSuffix(name, "Request") || strings.HasSuffix(name, "Change") { // unknown fields are refused, absent and null ones are empty
 		delete(schema.Properties, key)
-		schema.Required = []string{"repository"}
+		if _, has := schema.Properties["repository"]; has {
+			schema.Required = []string{"repository"}
+		}
 		no := false
 		schema.AdditionalProperties = openapi3.AdditionalProperties{Has: &no}
 		for field, property := range schema.Properties {

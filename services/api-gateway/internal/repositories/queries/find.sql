@@ -1,3 +1,3 @@
-SELECT repository, max_running, weight, fork_policy, github_id, changed_by
+SELECT repository, max_running, weight, fork_policy, github_id
 FROM   ci_repositories
 WHERE  repository = @repository

@@ -1,4 +1,4 @@
-SELECT repository, max_running, weight, fork_policy, github_id, changed_by
+SELECT repository, max_running, weight, fork_policy, github_id
 FROM   ci_repositories
 WHERE  repository > @after AND (@only::text = '' OR repository = @only)
 ORDER  BY repository
