@@ -2,10 +2,12 @@ package e2e_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -55,10 +57,14 @@ jobs:
 `))
 			id := s.push(repo)
 			s.db.Await(t, 20*time.Second, "SELECT EXISTS (SELECT FROM ci_logs)")
+			followers := s.followers(s.run(id), s.job(s.run(id), "ci / count"), s.addr)
+			wait := s.follow(followers)
 			end(server)
 			before := s.counted()
+			s.waitsForTheDatabase(repo)
 			<-time.After(s.lease)
 			server.start()
+			s.ready()
 			after := s.counted()
 			if after == before {
 				t.Error("the step stood still while PostgreSQL was away")
@@ -80,11 +86,37 @@ jobs:
 				fmt.Fprintf(&want, "line %d\n", n)
 			}
 			fmt.Fprintf(&want, "counted to %d\n", s.counted())
-			if log := s.log(count); !strings.HasSuffix(log, want.String()) {
+			log := s.log(count)
+			if !strings.HasSuffix(log, want.String()) {
 				t.Errorf("the log is not what the step printed, all of it and once:\n%s", log)
+			}
+			wait()
+			for _, f := range followers {
+				if f.name != "Connect's WatchRun" && string(f.log) != log {
+					t.Errorf("%s: %d bytes of a log of %d", f.name, len(f.log), len(log))
+				}
 			}
 			s.github.await(repo.head, "lockstep/ci / after", "success")
 		})
+	}
+}
+
+// waitsForTheDatabase wants the gateway to tell everybody that it does, and when to come again.
+func (s *system) waitsForTheDatabase(repo *repository) {
+	s.t.Helper()
+	payload := pushPayload(repo, "refs/heads/main", repo.head)
+	for path, ask := range map[string]func() answer{
+		"/readyz":      func() answer { return s.request(http.MethodGet, "/readyz", nil) },
+		"/api/v1/runs": func() answer { return s.request(http.MethodGet, "/api/v1/runs", nil) },
+		"/webhooks/github": func() answer {
+			return s.request(http.MethodPost, "/webhooks/github", json.RawMessage(payload), "X-GitHub-Event", "push", "X-GitHub-Delivery", newUUID(),
+				"X-Hub-Signature-256", sign(payload, webhookSecret))
+		},
+	} {
+		got := ask()
+		if got.code != http.StatusServiceUnavailable || path != "/readyz" && got.header.Get("Retry-After") == "" {
+			s.t.Errorf("%s was answered with %d, Retry-After %q: %s", path, got.code, got.header.Get("Retry-After"), got.text)
+		}
 	}
 }
 
