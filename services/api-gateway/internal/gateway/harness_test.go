@@ -15,7 +15,9 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/lockstep-ci/lockstep/pkg/jobs"
 	"github.com/lockstep-ci/lockstep/pkg/jobs/joblog"
@@ -34,18 +36,25 @@ type server struct {
 	t    *testing.T
 	db   *jobstest.Database
 	url  string
-	stop func() // as SIGTERM does; waits for the end
+	said *observer.ObservedLogs // what it logged at error level
+	stop func()                 // as SIGTERM does; waits for the end
 }
 
 func start(t *testing.T, change ...func(*gateway.Options)) *server {
 	t.Helper()
 	db := jobstest.New(t)
-	url, stop := serve(t, db.Open(t, "api-gateway"), change...)
-	return &server{t: t, db: db, url: url, stop: stop}
+	core, said := observer.New(zap.ErrorLevel)
+	url, stop := serveLogging(t, db.Open(t, "api-gateway"), core, change...)
+	return &server{t: t, db: db, url: url, said: said, stop: stop}
 }
 
 // serve is a gateway on a queue; stop is called in the end, if it was not before.
 func serve(t testing.TB, queue *jobs.DB, change ...func(*gateway.Options)) (url string, stop func()) {
+	t.Helper()
+	return serveLogging(t, queue, zapcore.NewNopCore(), change...)
+}
+
+func serveLogging(t testing.TB, queue *jobs.DB, also zapcore.Core, change ...func(*gateway.Options)) (url string, stop func()) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -59,7 +68,7 @@ func serve(t testing.TB, queue *jobs.DB, change ...func(*gateway.Options)) (url 
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
-	log := zaptest.NewLogger(t, zaptest.Level(zap.ErrorLevel))
+	log := zaptest.NewLogger(t, zaptest.Level(zap.ErrorLevel), zaptest.WrapOptions(zap.WrapCore(func(c zapcore.Core) zapcore.Core { return zapcore.NewTee(c, also) })))
 	go func() { served <- gateway.New(queue, options, log).Serve(ctx, listener) }()
 	stopped := false
 	stop = func() {
@@ -111,9 +120,24 @@ func (a answer) problem(t *testing.T) problem {
 // send makes a request. Headers are pairs; the admin token is sent unless they have an Authorization ("" for none).
 func (s *server) send(method, path, body string, headers ...string) answer {
 	s.t.Helper()
+	return s.exchange(method, path, body, set(headers))
+}
+
+func set(headers []string) func(http.Header) {
+	return func(h http.Header) {
+		for i := 0; i < len(headers); i += 2 {
+			if h.Del(headers[i]); headers[i+1] != "" {
+				h.Set(headers[i], headers[i+1])
+			}
+		}
+	}
+}
+
+func (s *server) exchange(method, path, body string, change func(http.Header)) answer {
+	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), limit)
 	defer cancel()
-	response := s.open(ctx, method, path, body, headers...)
+	response := s.request(ctx, method, path, body, change)
 	defer func() { _ = response.Body.Close() }()
 	text, err := io.ReadAll(response.Body)
 	if err != nil {
@@ -126,6 +150,11 @@ func (s *server) send(method, path, body string, headers ...string) answer {
 
 func (s *server) open(ctx context.Context, method, path, body string, headers ...string) *http.Response {
 	s.t.Helper()
+	return s.request(ctx, method, path, body, set(headers))
+}
+
+func (s *server) request(ctx context.Context, method, path, body string, change func(http.Header)) *http.Response {
+	s.t.Helper()
 	request, err := http.NewRequestWithContext(ctx, method, s.url+path, strings.NewReader(body))
 	if err != nil {
 		s.t.Fatal(err)
@@ -134,13 +163,7 @@ func (s *server) open(ctx context.Context, method, path, body string, headers ..
 	if body != "" {
 		request.Header.Set("Content-Type", "application/json")
 	}
-	for i := 0; i < len(headers); i += 2 {
-		if headers[i+1] == "" {
-			request.Header.Del(headers[i])
-		} else {
-			request.Header.Set(headers[i], headers[i+1])
-		}
-	}
+	change(request.Header)
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		s.t.Fatalf("%s %s: %v", method, path, err)

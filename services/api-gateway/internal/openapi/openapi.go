@@ -4,6 +4,8 @@ package openapi
 import (
 	_ "embed"
 	"net/http"
+
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/params"
 )
 
 //go:generate ../../proto/generate
@@ -12,7 +14,10 @@ import (
 var document []byte
 
 // Serve answers GET /api/v1/openapi.json.
-func Serve(w http.ResponseWriter, _ *http.Request) error {
+func Serve(w http.ResponseWriter, r *http.Request) error {
+	if _, err := params.Read(r); err != nil {
+		return err
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-cache")
 	_, _ = w.Write(document) // a client that has gone needs no answer

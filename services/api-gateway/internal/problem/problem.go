@@ -45,6 +45,16 @@ func In(field string, status int, code, detail string) *Problem {
 	return p
 }
 
+const maxField = 100 // characters of a name that a client has made up
+
+// field is the name of what is wrong, not all of a long one.
+func (p *Problem) field() string {
+	if name := []rune(p.Field); len(name) > maxField {
+		return string(name[:maxField-1]) + "…"
+	}
+	return p.Field
+}
+
 // Error makes a Problem an error, so that handlers return it.
 func (p *Problem) Error() string {
 	if p.Field != "" {
@@ -86,7 +96,7 @@ func Write(w http.ResponseWriter, r *http.Request, log *zap.Logger, err error) {
 // Answer is Write without the log.
 func Answer(w http.ResponseWriter, r *http.Request, err error) {
 	p := *Of(err)
-	p.RequestID = RequestID(r.Context())
+	p.Field, p.RequestID = p.field(), RequestID(r.Context())
 	Headers(w, &p)
 	if isRPC(r) {
 		_ = rpcErrors.Write(w, r, RPC(r.Context(), err)) // as below

@@ -15,7 +15,7 @@ import (
 func RPC(ctx context.Context, err error) *connect.Error {
 	p := Of(err)
 	answer := connect.NewError(p.rpcCode(), errors.New(p.Detail))
-	field := p.Field
+	field := p.field()
 	if field == KeyHeader { // of REST; here it is a field of the message
 		field = "idempotency_key"
 	}

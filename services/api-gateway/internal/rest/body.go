@@ -8,6 +8,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/problem"
@@ -18,9 +19,8 @@ const maxBody = 64 << 10 // bytes of a request
 // readObject reads a JSON object into fields, which are pointers. A name is taken as it is spelled and once: encoding/json would
 // also take REPOSITORY for repository, and the last of two. null is the same as absent.
 func readObject(w http.ResponseWriter, r *http.Request, fields map[string]any) error {
-	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if err != nil || kind != "application/json" {
-		return problem.In("Content-Type", http.StatusUnsupportedMediaType, "unsupported_media_type", "send application/json")
+	if !isJSON(r.Header.Values("Content-Type")) {
+		return problem.In("Content-Type", http.StatusUnsupportedMediaType, "unsupported_media_type", "send application/json, in UTF-8")
 	}
 	text, err := readBody(w, r)
 	if err != nil {
@@ -76,6 +76,15 @@ func wanted(field any) string {
 		return "true or false"
 	}
 	return "a string"
+}
+
+func isJSON(types []string) bool {
+	if len(types) != 1 {
+		return false
+	}
+	kind, more, err := mime.ParseMediaType(types[0])
+	charset, given := more["charset"]
+	return err == nil && kind == "application/json" && (!given || strings.EqualFold(charset, "utf-8"))
 }
 
 // readNothing refuses a body where none has a meaning; an empty JSON object is none.

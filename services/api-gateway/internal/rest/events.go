@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/params"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/problem"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/runs"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/watch"
@@ -34,21 +35,23 @@ func (a *API) RunEvents(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	at, err := readPlace(values["logs"], r.Header.Get(lastEventID))
+	at, err := readPlace(r.PathValue("id"), values["logs"], r.Header.Get(lastEventID))
 	if err != nil {
 		return err
 	}
 	asking, cancel := context.WithTimeout(r.Context(), versionLimit)
-	_, err = a.service.Version(asking, r.PathValue("id"))
+	version, err := a.service.Version(asking, at.run)
 	cancel()
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
-	}
-	if at.ended {
+	case at.version > version:
+		return errPlace
+	case at.ended:
 		w.WriteHeader(http.StatusNoContent)
 		return nil
 	}
-	run, _ := runs.ParseID(r.PathValue("id")) // Version knows it
+	run, _ := runs.ParseID(at.run) // Version knows it
 	feed, err := a.hub.Open(run)
 	if err != nil {
 		return err
@@ -68,8 +71,11 @@ func (a *API) RunEvents(w http.ResponseWriter, r *http.Request) error {
 	return nil // it has ended without the last event: the client comes back
 }
 
+var errPlace error = problem.In(lastEventID, http.StatusBadRequest, invalidHeader, "give the id of an event of this run and these logs")
+
 // place is what a client has been told.
 type place struct {
+	run     string
 	version int64
 	logs    []logPlace
 	ended   bool // all there was
@@ -81,9 +87,9 @@ type logPlace struct {
 	over        bool
 }
 
-// String is the id of an event: the version, then job.attempt.offset for each log.
+// String is the id of an event: run:version, then job.attempt.offset for each log.
 func (p *place) String() string {
-	text := strconv.FormatInt(p.version, 10)
+	text := fmt.Sprintf("%s:%d", p.run, p.version)
 	for _, l := range p.logs {
 		if l.attempt > 0 {
 			text += fmt.Sprintf(",%d.%d.%d", l.job, l.attempt, l.offset)
@@ -96,8 +102,8 @@ func (p *place) String() string {
 }
 
 // readPlace reads which logs are wanted, and from where on.
-func readPlace(logs, last string) (place, error) {
-	var at place
+func readPlace(run, logs, last string) (place, error) {
+	at := place{run: run}
 	for _, text := range splitList(logs) {
 		job, valid := runs.ParseID(text)
 		if !valid || slices.ContainsFunc(at.logs, func(l logPlace) bool { return l.job == job }) || len(at.logs) == maxLogs {
@@ -105,19 +111,19 @@ func readPlace(logs, last string) (place, error) {
 		}
 		at.logs = append(at.logs, logPlace{job: job})
 	}
-	wrong := problem.In(lastEventID, http.StatusBadRequest, invalidHeader, "give the id of an event of the same run and logs")
 	for i, text := range splitList(last) {
 		switch {
 		case i == 0:
-			version, err := strconv.ParseInt(text, 10, 64)
-			if err != nil || version < 0 {
-				return at, wrong
+			of, told, _ := strings.Cut(text, ":")
+			version, valid := number(told)
+			if of != run || !valid {
+				return at, errPlace
 			}
 			at.version = version
-		case text == endOfEvents:
+		case text == endOfEvents && !at.ended:
 			at.ended = true
-		case !at.goOn(text):
-			return at, wrong
+		case at.ended || !at.goOn(text):
+			return at, errPlace
 		}
 	}
 	return at, nil
@@ -130,17 +136,20 @@ func (p *place) goOn(text string) bool {
 		return false
 	}
 	job, valid := runs.ParseID(parts[0])
-	attempt, err := strconv.ParseInt(parts[1], 10, 32)
-	if !valid || err != nil || attempt < 1 {
+	attempt := params.Number(parts[1])
+	offset, known := number(parts[2])
+	i := slices.IndexFunc(p.logs, func(l logPlace) bool { return l.job == job && l.attempt == 0 })
+	if !valid || attempt < 1 || !known || i < 0 {
 		return false
 	}
-	offset, err := strconv.ParseInt(parts[2], 10, 64)
-	i := slices.IndexFunc(p.logs, func(l logPlace) bool { return l.job == job })
-	if err != nil || offset < 0 || i < 0 {
-		return false
-	}
-	p.logs[i].attempt, p.logs[i].offset = int32(attempt), offset
+	p.logs[i].attempt, p.logs[i].offset = attempt, offset
 	return true
+}
+
+// number reads decimal digits, from 0 on.
+func number(text string) (n int64, valid bool) {
+	n, err := strconv.ParseInt(text, 10, 64)
+	return n, err == nil && n >= 0 && strconv.FormatInt(n, 10) == text
 }
 
 func splitList(text string) []string {

@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	lockstepv1 "github.com/lockstep-ci/lockstep/services/api-gateway/gen/lockstep/v1"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/params"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/problem"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/watch"
 )
@@ -39,8 +40,7 @@ func logRequest(r *http.Request) (*lockstepv1.FollowLogRequest, error) {
 		return nil, err
 	}
 	if text, given := values["attempt"]; given {
-		attempt, _ := strconv.ParseInt(text, 10, 32) // 0 is as wrong as what is no number
-		request.From, request.ThisAttemptOnly = &lockstepv1.LogPosition{Attempt: int32(attempt)}, true
+		request.From, request.ThisAttemptOnly = &lockstepv1.LogPosition{Attempt: params.Number(text)}, true // 0 is as wrong as what is no number
 	}
 	if text, given := values["follow"]; given {
 		follow, err := strconv.ParseBool(text)

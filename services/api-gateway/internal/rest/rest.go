@@ -6,9 +6,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/http"
-	"net/url"
-	"slices"
-	"strconv"
 	"strings"
 
 	"go.uber.org/zap"
@@ -16,6 +13,7 @@ import (
 
 	lockstepv1 "github.com/lockstep-ci/lockstep/services/api-gateway/gen/lockstep/v1"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/api"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/params"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/problem"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/watch"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/wire"
@@ -40,6 +38,9 @@ func New(service *api.Service, hub *watch.Hub, log *zap.Logger) *API {
 
 // CreateRun answers POST /api/v1/runs.
 func (a *API) CreateRun(w http.ResponseWriter, r *http.Request) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
 	request := &lockstepv1.CreateRunRequest{}
 	var err error
 	if request.IdempotencyKey, err = idempotencyKey(r); err != nil {
@@ -55,6 +56,9 @@ func (a *API) CreateRun(w http.ResponseWriter, r *http.Request) error {
 
 // RerunRun answers POST /api/v1/runs/{id}/rerun.
 func (a *API) RerunRun(w http.ResponseWriter, r *http.Request) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
 	key, err := idempotencyKey(r)
 	if err != nil {
 		return err
@@ -81,6 +85,9 @@ func created(w http.ResponseWriter, run *lockstepv1.Run, replayed bool, err erro
 
 // CancelRun answers POST /api/v1/runs/{id}/cancel.
 func (a *API) CancelRun(w http.ResponseWriter, r *http.Request) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
 	if err := readNothing(w, r); err != nil {
 		return err
 	}
@@ -178,29 +185,12 @@ func limit(values map[string]string) *int32 {
 	if !given {
 		return nil
 	}
-	n, _ := strconv.ParseInt(text, 10, 32) // 0, or too large, when it cannot be read
-	asked := int32(n)
+	asked := params.Number(text)
 	return &asked
 }
 
-// query returns the parameters, each given once, and refuses those that this route does not know: nothing is ignored.
-func query(r *http.Request, known ...string) (map[string]string, error) {
-	parsed, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
-		return nil, problem.New(http.StatusBadRequest, "invalid_query", "the query cannot be read")
-	}
-	values := map[string]string{}
-	for name, given := range parsed {
-		switch {
-		case !slices.Contains(known, name):
-			return nil, problem.In(name, http.StatusBadRequest, "unknown_parameter", "this route knows no such parameter")
-		case len(given) > 1:
-			return nil, problem.In(name, http.StatusBadRequest, "invalid_parameter", "give it once")
-		}
-		values[name] = given[0]
-	}
-	return values, nil
-}
+// query returns the parameters, each given once, and refuses those that the route does not know.
+var query = params.Read
 
 // idempotencyKey is what the client calls this request; nil: nothing.
 func idempotencyKey(r *http.Request) (*string, error) {

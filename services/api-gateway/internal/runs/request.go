@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"strconv"
@@ -85,9 +86,10 @@ func (r Request) canonical() (Request, error) {
 const maxRepository = 2000 // bytes; the table's limit
 
 var (
-	hostName    = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$`)
-	pathSegment = regexp.MustCompile(`^[A-Za-z0-9_.~+-]+$`)
-	fullSHA     = regexp.MustCompile(`^[0-9a-f]{40}$`)
+	hostName       = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$`)
+	endsWithNumber = regexp.MustCompile(`(^|\.)([0-9]+|0x[0-9a-f]*)$`)
+	pathSegment    = regexp.MustCompile(`^[A-Za-z0-9_.~+-]+$`)
+	fullSHA        = regexp.MustCompile(`^[0-9a-f]{40}$`)
 )
 
 // IsSHA reports whether text is a full commit id: 40 lower-case hexadecimal digits.
@@ -120,6 +122,9 @@ func Repository(text string) (string, error) {
 	if !hostName.MatchString(host) {
 		return "", errors.New("has no usable host name")
 	}
+	if !mayServe(host) {
+		return "", errors.New("has an address as its host that no git server can have")
+	}
 	if port := u.Port(); port != "" {
 		if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
 			return "", errors.New("has a port that is not between 1 and 65535")
@@ -150,6 +155,17 @@ func RepositoryInPath(segment string) (string, error) {
 		segment = "https://" + segment
 	}
 	return Repository(segment)
+}
+
+// mayServe reports whether there may be a git server at a host. One whose name ends with a number is an IPv4 address to programs, in
+// many spellings (https://url.spec.whatwg.org, host parsing): only the usual one may be, and only that of one machine that others know.
+// 169.254.169.254 is where clouds keep credentials.
+func mayServe(host string) bool {
+	if !endsWithNumber.MatchString(host) {
+		return true
+	}
+	addr, err := netip.ParseAddr(host)
+	return err == nil && !addr.IsUnspecified() && !addr.IsLinkLocalUnicast() && !addr.IsMulticast() && addr != netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
 
 const maxRef = 255 // bytes; what a file system allows git for one

@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/lockstep-ci/lockstep/pkg/jobs"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/params"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/problem"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/runs"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/wire"
@@ -59,10 +60,14 @@ func (s *Socket) Serve(w http.ResponseWriter, r *http.Request) error {
 	if !MayCome(r, s.origin) {
 		return problem.In("Origin", http.StatusForbidden, "origin_refused", "pages of another site may not watch")
 	}
+	values, err := params.Read(r, "run")
+	if err != nil {
+		return err
+	}
 	var run int64
-	if text, given := r.URL.Query()["run"]; given {
+	if text, given := values["run"]; given {
 		var valid bool
-		if run, valid = runs.ParseID(text[0]); !valid {
+		if run, valid = runs.ParseID(text); !valid {
 			return problem.In("run", http.StatusBadRequest, "invalid_parameter", "give the id of a run")
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), lookLimit)
