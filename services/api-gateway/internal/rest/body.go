@@ -17,8 +17,11 @@ import (
 const maxBody = 64 << 10 // bytes of a request
 
 // readObject reads a JSON object into fields, which are pointers. A name is taken as it is spelled and once: encoding/json would
-// also take REPOSITORY for repository, and the last of two. null is the same as absent.
+// also take REPOSITORY for repository, and the last of two. null is the same as absent. Beside a body there are no parameters.
 func readObject(w http.ResponseWriter, r *http.Request, fields map[string]any) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
 	if !isJSON(r.Header.Values("Content-Type")) {
 		return problem.In("Content-Type", http.StatusUnsupportedMediaType, "unsupported_media_type", "send application/json, in UTF-8")
 	}
@@ -90,7 +93,8 @@ func isJSON(types []string) bool {
 // readNothing refuses a body where none has a meaning; an empty JSON object is none.
 func readNothing(w http.ResponseWriter, r *http.Request) error {
 	if r.ContentLength == 0 {
-		return nil
+		_, err := query(r)
+		return err
 	}
 	return readObject(w, r, nil)
 }

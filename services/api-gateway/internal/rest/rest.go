@@ -38,9 +38,6 @@ func New(service *api.Service, hub *watch.Hub, log *zap.Logger) *API {
 
 // CreateRun answers POST /api/v1/runs.
 func (a *API) CreateRun(w http.ResponseWriter, r *http.Request) error {
-	if _, err := query(r); err != nil {
-		return err
-	}
 	request := &lockstepv1.CreateRunRequest{}
 	var err error
 	if request.IdempotencyKey, err = idempotencyKey(r); err != nil {
@@ -56,9 +53,6 @@ func (a *API) CreateRun(w http.ResponseWriter, r *http.Request) error {
 
 // RerunRun answers POST /api/v1/runs/{id}/rerun.
 func (a *API) RerunRun(w http.ResponseWriter, r *http.Request) error {
-	if _, err := query(r); err != nil {
-		return err
-	}
 	key, err := idempotencyKey(r)
 	if err != nil {
 		return err
@@ -85,9 +79,6 @@ func created(w http.ResponseWriter, run *lockstepv1.Run, replayed bool, err erro
 
 // CancelRun answers POST /api/v1/runs/{id}/cancel.
 func (a *API) CancelRun(w http.ResponseWriter, r *http.Request) error {
-	if _, err := query(r); err != nil {
-		return err
-	}
 	if err := readNothing(w, r); err != nil {
 		return err
 	}
