@@ -95,6 +95,16 @@ func TestOneRequestByEveryInterfaceIsOneRun(t *testing.T) {
 			t.Errorf("%s: error %v, rerun %s, before %s", client.name, err, text(rerun.GetRun()), again)
 		}
 	}
+	created := g.graphql(`mutation($r:String!,$k:String){createRun(repository:$r,ref:"main",idempotencyKey:$k){replayed run`+allOf("Run")+`}}`, "r", repository, "k", key)
+	want := map[string]any{"replayed": true, "run": camel(t, first)}
+	if diff := cmp.Diff(want, created.Data["createRun"]); diff != "" {
+		t.Errorf("createRun %v (-REST +GraphQL):\n%s", created.Errors, diff)
+	}
+	rerun := g.graphql(`mutation($id:ID!,$k:String){rerunRun(id:$id,idempotencyKey:$k){replayed run`+allOf("Run")+`}}`, "id", id, "k", againKey)
+	want["run"] = camel(t, again)
+	if diff := cmp.Diff(want, rerun.Data["rerunRun"]); diff != "" {
+		t.Errorf("rerunRun %v (-REST +GraphQL):\n%s", rerun.Errors, diff)
+	}
 	if a := g.send("POST", "/api/v1/runs/"+id+"/rerun", "", "Idempotency-Key", againKey); a.body != again || a.header.Get("Idempotent-Replayed") != "true" {
 		t.Errorf("REST: %s, before %s", a.body, again)
 	}
@@ -125,21 +135,29 @@ func TestInterfacesReadTheSame(t *testing.T) {
 		answer          func() proto.Message
 		shown           func(proto.Message) proto.Message // what REST shows of it
 		wants           []string
+		graphql         string
+		asREST          func(map[string]any) any
 	}{
 		{"/api/v1/runs/" + run, lockstepv1connect.RunServiceGetRunProcedure, &lockstepv1.GetRunRequest{Id: run},
 			func() proto.Message { return &lockstepv1.GetRunResponse{} },
 			func(m proto.Message) proto.Message { return m.(*lockstepv1.GetRunResponse).GetRun() },
-			[]string{`"log_offset":9007199254740993}`, `"exit_code":null`, `"pull_request":5`, `"author":""`, `"status":"running"`}},
+			[]string{`"log_offset":9007199254740993}`, `"exit_code":null`, `"pull_request":5`, `"author":""`, `"status":"running"`},
+			`{run(id:"` + run + `")` + allOf("Run") + `}`, only},
 		{"/api/v1/runs?limit=2", lockstepv1connect.RunServiceListRunsProcedure, &lockstepv1.ListRunsRequest{Limit: &two},
-			func() proto.Message { return &lockstepv1.ListRunsResponse{} }, nil, []string{`{"runs":[{"id":"` + third, `{"id":"` + other, `"next_cursor":"`}},
+			func() proto.Message { return &lockstepv1.ListRunsResponse{} }, nil, []string{`{"runs":[{"id":"` + third, `{"id":"` + other, `"next_cursor":"`},
+			`{runs(first:2)` + allOf("RunConnection") + `}`, asPage},
 		{"/api/v1/runs", lockstepv1connect.RunServiceListRunsProcedure, &lockstepv1.ListRunsRequest{},
-			func() proto.Message { return &lockstepv1.ListRunsResponse{} }, nil, []string{`{"id":"` + run, `"next_cursor":null}`}},
+			func() proto.Message { return &lockstepv1.ListRunsResponse{} }, nil, []string{`{"id":"` + run, `"next_cursor":null}`},
+			`{runs` + allOf("RunConnection") + `}`, asPage},
 		{"/api/v1/jobs/" + job, lockstepv1connect.JobServiceGetJobProcedure, &lockstepv1.GetJobRequest{Id: job},
-			func() proto.Message { return &lockstepv1.GetJobResponse{} }, nil, []string{`{"run_id":"` + run + `","job":{"id":"` + job}},
+			func() proto.Message { return &lockstepv1.GetJobResponse{} }, nil, []string{`{"run_id":"` + run + `","job":{"id":"` + job},
+			`{job(id:"` + job + `"){run{id}` + allOf("Job")[1:] + `}`, asJob},
 		{"/api/v1/queue", lockstepv1connect.QueueServiceListQueueProcedure, &lockstepv1.ListQueueRequest{},
-			func() proto.Message { return &lockstepv1.ListQueueResponse{} }, nil, []string{`{"id":"` + queued, `"status":"initialized","position":1`, `"status":"new","position":1`}},
+			func() proto.Message { return &lockstepv1.ListQueueResponse{} }, nil, []string{`{"id":"` + queued, `"status":"initialized","position":1`, `"status":"new","position":1`},
+			`{queue` + allOf("Queue") + `}`, only},
 		{"/api/v1/workers", lockstepv1connect.QueueServiceListWorkersProcedure, &lockstepv1.ListWorkersRequest{},
-			func() proto.Message { return &lockstepv1.ListWorkersResponse{} }, nil, []string{`"stage":"runner","name":"host/1","slots":4,"busy":1`}},
+			func() proto.Message { return &lockstepv1.ListWorkersResponse{} }, nil, []string{`"stage":"runner","name":"host/1","slots":4,"busy":1`},
+			`{workers` + allOf("Worker") + `}`, func(data map[string]any) any { return data }},
 	}
 	clients := g.rpcs(token)
 	for _, test := range tests {
@@ -161,6 +179,12 @@ func TestInterfacesReadTheSame(t *testing.T) {
 			if diff := cmp.Diff(rest.body, text(answer)); diff != "" {
 				t.Errorf("%s (-REST +%s):\n%s", test.path, client.name, diff)
 			}
+		}
+		said := g.graphql(test.graphql)
+		if len(said.Errors) > 0 {
+			t.Errorf("%s by GraphQL: %+v", test.path, said.Errors)
+		} else if diff := cmp.Diff(camel(t, rest.body), test.asREST(said.Data)); diff != "" {
+			t.Errorf("%s (-REST +GraphQL):\n%s", test.path, diff)
 		}
 		etag := rest.header.Get("ETag")
 		if same := g.send("GET", test.path, "", "If-None-Match", `"x", `+etag); etag == "" || same.status != http.StatusNotModified || same.body != "" || same.header.Get("ETag") != etag {
@@ -191,20 +215,34 @@ func TestInterfacesRefuseTheSame(t *testing.T) {
 		procedure                string
 		request                  proto.Message
 		code                     codes.Code
+		graphql                  string // $r is the repository, $k the key
 	}{
-		{"no such run", "GET", "/api/v1/runs/999", "", "", lockstepv1connect.RunServiceGetRunProcedure, &lockstepv1.GetRunRequest{Id: "999"}, codes.NotFound},
-		{"an id that is none", "GET", "/api/v1/runs/-1", "", "", lockstepv1connect.RunServiceGetRunProcedure, &lockstepv1.GetRunRequest{Id: "-1"}, codes.NotFound},
-		{"no such job", "GET", "/api/v1/jobs/999", "", "", lockstepv1connect.JobServiceGetJobProcedure, &lockstepv1.GetJobRequest{Id: "999"}, codes.NotFound},
-		{"an ended run", "POST", "/api/v1/runs/" + run + "/cancel", "", "", lockstepv1connect.RunServiceCancelRunProcedure, &lockstepv1.CancelRunRequest{Id: run}, codes.FailedPrecondition},
-		{"no repository", "POST", "/api/v1/runs", "{}", "", create, &lockstepv1.CreateRunRequest{}, codes.InvalidArgument},
-		{"a bad ref", "POST", "/api/v1/runs", `{"repository":"` + repository + `","ref":"a..b"}`, "", create, &lockstepv1.CreateRunRequest{Repository: repository, Ref: "a..b"}, codes.InvalidArgument},
-		{"a bad sha", "POST", "/api/v1/runs", `{"repository":"` + repository + `","sha":"abc"}`, "", create, &lockstepv1.CreateRunRequest{Repository: repository, Sha: "abc"}, codes.InvalidArgument},
-		{"a bad key", "POST", "/api/v1/runs", `{"repository":"` + repository + `"}`, bad, create, &lockstepv1.CreateRunRequest{Repository: repository, IdempotencyKey: &bad}, codes.InvalidArgument},
-		{"a key reused", "POST", "/api/v1/runs", `{"repository":"` + repository + `","ref":"x"}`, key, create, &lockstepv1.CreateRunRequest{Repository: repository, Ref: "x", IdempotencyKey: &key}, codes.InvalidArgument},
-		{"limit 0", "GET", "/api/v1/runs?limit=0", "", "", list, &lockstepv1.ListRunsRequest{Limit: &zero}, codes.InvalidArgument},
-		{"a forged cursor", "GET", "/api/v1/runs?cursor=MTI", "", "", list, &lockstepv1.ListRunsRequest{Cursor: &forged}, codes.InvalidArgument},
-		{"an empty cursor", "GET", "/api/v1/runs?cursor=", "", "", list, &lockstepv1.ListRunsRequest{Cursor: &empty}, codes.InvalidArgument},
-		{"limit 0 of the queue", "GET", "/api/v1/queue?limit=0", "", "", lockstepv1connect.QueueServiceListQueueProcedure, &lockstepv1.ListQueueRequest{Limit: &zero}, codes.InvalidArgument},
+		{"no such run", "GET", "/api/v1/runs/999", "", "", lockstepv1connect.RunServiceGetRunProcedure, &lockstepv1.GetRunRequest{Id: "999"}, codes.NotFound,
+			`{run(id:"999"){id}}`},
+		{"an id that is none", "GET", "/api/v1/runs/-1", "", "", lockstepv1connect.RunServiceGetRunProcedure, &lockstepv1.GetRunRequest{Id: "-1"}, codes.NotFound,
+			`{run(id:"-1"){id}}`},
+		{"no such job", "GET", "/api/v1/jobs/999", "", "", lockstepv1connect.JobServiceGetJobProcedure, &lockstepv1.GetJobRequest{Id: "999"}, codes.NotFound,
+			`{job(id:"999"){id}}`},
+		{"an ended run", "POST", "/api/v1/runs/" + run + "/cancel", "", "", lockstepv1connect.RunServiceCancelRunProcedure, &lockstepv1.CancelRunRequest{Id: run}, codes.FailedPrecondition,
+			`mutation{cancelRun(id:"` + run + `"){run{id}}}`},
+		{"no repository", "POST", "/api/v1/runs", "{}", "", create, &lockstepv1.CreateRunRequest{}, codes.InvalidArgument,
+			`mutation{createRun(repository:""){replayed}}`},
+		{"a bad ref", "POST", "/api/v1/runs", `{"repository":"` + repository + `","ref":"a..b"}`, "", create, &lockstepv1.CreateRunRequest{Repository: repository, Ref: "a..b"}, codes.InvalidArgument,
+			`mutation($r:String!){createRun(repository:$r,ref:"a..b"){replayed}}`},
+		{"a bad sha", "POST", "/api/v1/runs", `{"repository":"` + repository + `","sha":"abc"}`, "", create, &lockstepv1.CreateRunRequest{Repository: repository, Sha: "abc"}, codes.InvalidArgument,
+			`mutation($r:String!){createRun(repository:$r,sha:"abc"){replayed}}`},
+		{"a bad key", "POST", "/api/v1/runs", `{"repository":"` + repository + `"}`, bad, create, &lockstepv1.CreateRunRequest{Repository: repository, IdempotencyKey: &bad}, codes.InvalidArgument,
+			`mutation($r:String!,$k:String){createRun(repository:$r,idempotencyKey:$k){replayed}}`},
+		{"a key reused", "POST", "/api/v1/runs", `{"repository":"` + repository + `","ref":"x"}`, key, create, &lockstepv1.CreateRunRequest{Repository: repository, Ref: "x", IdempotencyKey: &key}, codes.InvalidArgument,
+			`mutation($r:String!,$k:String){createRun(repository:$r,ref:"x",idempotencyKey:$k){replayed}}`},
+		{"limit 0", "GET", "/api/v1/runs?limit=0", "", "", list, &lockstepv1.ListRunsRequest{Limit: &zero}, codes.InvalidArgument,
+			`{runs(first:0){edges{cursor}}}`},
+		{"a forged cursor", "GET", "/api/v1/runs?cursor=MTI", "", "", list, &lockstepv1.ListRunsRequest{Cursor: &forged}, codes.InvalidArgument,
+			`{runs(after:"MTI"){edges{cursor}}}`},
+		{"an empty cursor", "GET", "/api/v1/runs?cursor=", "", "", list, &lockstepv1.ListRunsRequest{Cursor: &empty}, codes.InvalidArgument,
+			`{runs(after:""){edges{cursor}}}`},
+		{"limit 0 of the queue", "GET", "/api/v1/queue?limit=0", "", "", lockstepv1connect.QueueServiceListQueueProcedure, &lockstepv1.ListQueueRequest{Limit: &zero}, codes.InvalidArgument,
+			`{queue(first:0){jobs{id}}}`},
 	}
 	clients := g.rpcs(token)
 	for _, test := range tests {
@@ -218,6 +256,34 @@ func TestInterfacesRefuseTheSame(t *testing.T) {
 			if diff := cmp.Diff(want, problemOf(t, err)); diff != "" {
 				t.Errorf("%s (-REST +%s):\n%s", test.name, client.name, diff)
 			}
+		}
+		want.RPC, want.Field = 0, camelName(want.Field)
+		if name, other := map[string]string{"limit": "first", "cursor": "after"}[want.Field]; other {
+			want.Field = name
+		}
+		if diff := cmp.Diff(want, g.graphql(test.graphql, "r", repository, "k", test.key).problem(t)); diff != "" {
+			t.Errorf("%s (-REST +GraphQL):\n%s", test.name, diff)
+		}
+	}
+	s, err := g.greeted()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id, test := range map[string]struct{ query, code, field string }{
+		"a": {`subscription{runChanged(id:"999"){id}}`, "not_found", ""},
+		"b": {`subscription{runChanged(id:"x"){id}}`, "not_found", ""},
+		"c": {`subscription{logLines(jobId:"999"){data}}`, "not_found", ""},
+		"d": {`subscription{logLines(jobId:"1",from:{attempt:0,offset:0}){data}}`, "invalid_parameter", "attempt"},
+		"e": {`subscription{logLines(jobId:"1",from:{attempt:1,offset:-1}){data}}`, "invalid_parameter", "offset"},
+		"f": {`subscription{logLines(jobId:"1",from:{attempt:9,offset:0}){data}}`, "not_found", "attempt"},
+		"g": {`subscription{nothing}`, "invalid_query", ""},
+		"h": {`{workers{id}}`, "no_subscription", ""},
+	} {
+		if err := s.subscribe(id, test.query); err != nil {
+			t.Fatal(err)
+		}
+		if p, err := s.refusal(); err != nil || p.Code != test.code || p.Field != test.field || p.Detail == "" {
+			t.Errorf("%s: %+v %v", test.query, p, err)
 		}
 	}
 	for _, client := range clients {
@@ -284,6 +350,7 @@ func TestInterfacesTellTheSameAsItHappens(t *testing.T) {
 		_, err := g.listen("/api/v1/runs/"+run+"/events?logs="+job, "", one, nil)
 		return err
 	})
+	watch("GraphQL", func(one *watcher) error { return g.graphqlWatch(run, job, one) })
 	watch("WebSocket", func(one *watcher) error { return g.socket(run, job, one) })
 	response := g.open("GET", "/api/v1/jobs/"+job+"/log?follow=1", "")
 	defer func() { _ = response.Body.Close() }()
@@ -312,6 +379,12 @@ func TestInterfacesTellTheSameAsItHappens(t *testing.T) {
 		}
 		if len(one.states) < 2 {
 			t.Errorf("%s saw %d states", one.name, len(one.states))
+		} else if one.name == "GraphQL" {
+			var state any
+			decodeExactly(t, one.states[len(one.states)-1], &state)
+			if diff := cmp.Diff(camel(t, last), state); diff != "" {
+				t.Errorf("the last state (-REST +GraphQL):\n%s", diff)
+			}
 		} else if diff := cmp.Diff(last, one.states[len(one.states)-1]); diff != "" {
 			t.Errorf("the last state (-REST +%s):\n%s", one.name, diff)
 		}

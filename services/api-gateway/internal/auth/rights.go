@@ -71,6 +71,7 @@ var rights = map[string]Right{
 	"graphql Query.job":               Read,
 	"graphql Query.queue":             Read,
 	"graphql Query.workers":           Read,
+	"graphql Query.repositoryStats":   Read,
 	"graphql Mutation.createRun":      Write,
 	"graphql Mutation.cancelRun":      Write,
 	"graphql Mutation.rerunRun":       Write,

@@ -19,14 +19,16 @@ const (
 	maxTokens          = 5000    // of a document
 	maxDepth           = 12      // of fields in fields
 	maxDepthOfSchema   = 20      // below __schema and __type; the validator bounds the lists among them
-	maxRootFields      = 50      //
-	maxAliases         = 50      //
-	maxCost            = 100_000 // values in the answer, as estimated
+	maxRootFields      = 50      // of an operation
+	maxAliases         = 50      // likewise
+	maxCost            = 200_000 // likewise: values in the answer, as estimated
 	maxPage            = 100     // what api takes as `first`; more is refused there
 	estimatedListItems = 10      // in a list that has no `first`
+	rootCost           = 10_000  // of a root field beside its values: most are read, or written, by statements of their own
 )
 
 // judge bounds what an operation asks for. A value in the answer costs 1; what lies in a list costs as often as the list is long.
+// Runs and jobs that are asked for by id are read together (lookups).
 func judge(operation *graphql.OperationContext) error {
 	j := &judged{variables: operation.Variables}
 	if err := j.fields(operation.Operation.SelectionSet, nil, 1, 1); err != nil {
@@ -82,6 +84,9 @@ func (j *judged) field(f, parent *ast.Field, depth, times int) error {
 	}
 	if parent == nil {
 		j.roots++
+		if f.Name != "run" && f.Name != "job" && !strings.HasPrefix(f.Name, "__") {
+			j.cost += rootCost
+		}
 	}
 	if f.Alias != f.Name {
 		if j.aliases++; j.aliases > maxAliases {

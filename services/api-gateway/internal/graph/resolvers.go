@@ -84,6 +84,10 @@ func (q query) Workers(ctx context.Context) ([]*lockstepv1.Worker, error) {
 	return found.GetWorkers(), err
 }
 
+func (q query) RepositoryStats(ctx context.Context, repository string, window *string) (*lockstepv1.GetRepositoryStatsResponse, error) {
+	return q.GetRepositoryStats(ctx, &lockstepv1.GetRepositoryStatsRequest{Repository: repository, Window: window})
+}
+
 func (queuedJob) Run(ctx context.Context, job *lockstepv1.QueuedJob) (*lockstepv1.Run, error) {
 	return lookupsOf(ctx).runs.get(ctx, job.GetRunId())
 }

@@ -57,6 +57,7 @@ type QueryResolver interface {
 	Job(ctx context.Context, id string) (*model.Job, error)
 	Queue(ctx context.Context, first *int32) (*lockstepv1.ListQueueResponse, error)
 	Workers(ctx context.Context) ([]*lockstepv1.Worker, error)
+	RepositoryStats(ctx context.Context, repository string, window *string) (*lockstepv1.GetRepositoryStatsResponse, error)
 }
 type QueuedJobResolver interface {
 	Run(ctx context.Context, obj *lockstepv1.QueuedJob) (*lockstepv1.Run, error)
@@ -214,6 +215,12 @@ type Query {
   ): Queue
   "Those that live."
   workers: [Worker!]
+  repositoryStats(
+    "https://host/owner/name."
+    repository: String!
+    "24h, 7d or 30d."
+    window: String = "7d"
+  ): RepositoryStats
 }
 
 type Mutation {
@@ -336,24 +343,143 @@ input RunFilter {
   repository: String
 }
 
+"What waits, as of one moment."
 type Queue {
+  "Those that are claimed first before the others, each state by itself."
   jobs: [QueuedJob!]!
+  "In the order in which a job passes them."
+  stages: [QueueStage!]!
 }
 
-"A job that a worker may claim."
+"A job that waits: for a worker, or blocked."
 type QueuedJob {
   id: ID!
   repository: String!
   name: String!
   "The state that it waits in."
   status: String!
-  "Its place among the jobs of this state, from 1."
-  position: Int!
-  "Since when it could have been claimed."
+  "Its place among the jobs of this state, from 1; null: it is blocked."
+  position: Int
+  "Since when it is in this state."
   waitingSince: Time!
+  "The stage that is to take it."
+  stage: String!
+  "Why it waits, in words."
+  reason: String!
+  """
+  When it is expected to be claimed, if each job takes the mean of its repository's last week; null: it is blocked, no worker
+  lives, or nothing is known to go by.
+  """
+  expectedStart: Time
   runId: ID!
   "Null when it has gone since."
   run: Run
+}
+
+"A stage and its part of the queue."
+type QueueStage {
+  "The service: initializer, runner …"
+  name: String!
+  "The state in which jobs wait for it."
+  takes: String!
+  "The state in which it holds them."
+  holds: String!
+  "How many jobs it could claim."
+  waiting: Int!
+  "How many will be there for it when what blocks them is over."
+  blocked: Int!
+  "How many it holds."
+  held: Int!
+  "Since when the job waits that has waited longest."
+  oldestWaitingSince: Time
+  "How many workers live."
+  workers: Int!
+  "How many jobs they take at once."
+  slots: Int!
+  "How many of these are free."
+  freeSlots: Int!
+  lastHour: StageFigures
+  lastDay: StageFigures
+}
+
+"What a stage did over a time."
+type StageFigures {
+  "The beginning of the time, which ends now."
+  since: Time
+  "How often it ended its work on a job, well or not."
+  ended: Long!
+  endedPerMinute: Float!
+  "From when a job could be claimed until it was."
+  wait: Percentiles
+  "From the claim to its end."
+  run: Percentiles
+}
+
+"Of 50, 90 and 99 % of the values none is greater. They are within 5 % or 1 ms of the exact ones; null: there are no values."
+type Percentiles {
+  p50Ms: Long
+  p90Ms: Long
+  p99Ms: Long
+}
+
+"How the runs of a repository go."
+type RepositoryStats {
+  repository: String!
+  "24h, 7d or 30d."
+  window: String!
+  "The beginning of that time, which ends now."
+  since: Time
+  runs: RunFigures
+  stages: [RepositoryStage!]!
+  "At most 10, those with the longest mean first."
+  slowestJobs: [NamedFigures!]!
+  "Likewise."
+  slowestSteps: [NamedFigures!]!
+  "One for each day of UTC on which a run ended, in order; the first one may have begun before the window."
+  days: [DayFigures!]!
+}
+
+"Runs that have ended, by how. A run that was cancelled before anybody began it is not among them."
+type RunFigures {
+  ended: Long!
+  success: Long!
+  failure: Long!
+  error: Long!
+  cancelled: Long!
+  skipped: Long!
+  "(failure + error) ÷ (success + failure + error), 0 to 1; null: there were none of these."
+  failureRate: Float
+  "From the run's creation to its end, of those that ended with success or failure."
+  duration: Percentiles
+}
+
+"What a stage did for a repository."
+type RepositoryStage {
+  name: String!
+  "How often it ended its work on a job, well or not."
+  ended: Long!
+  "From when a job could be claimed until it was."
+  wait: Percentiles
+  "From the claim to its end."
+  run: Percentiles
+}
+
+"All jobs, or steps, of one name."
+type NamedFigures {
+  job: String!
+  "Empty: this is about the job."
+  step: String!
+  ended: Long!
+  "How many of these ended with failure or error."
+  failed: Long!
+  meanMs: Long!
+  duration: Percentiles
+}
+
+"The runs that ended on one day."
+type DayFigures {
+  beginsAt: Time
+  runs: RunFigures
 }
 
 "A process that claims jobs, or reports."
@@ -432,6 +558,16 @@ func (ec *executionContext) childFields_CreateRunPayload(ctx context.Context, fi
 	return nil, fmt.Errorf("no field named %q was found under type CreateRunPayload", field.Name)
 }
 
+func (ec *executionContext) childFields_DayFigures(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+	switch field.Name {
+	case "beginsAt":
+		return ec.fieldContext_DayFigures_beginsAt(ctx, field)
+	case "runs":
+		return ec.fieldContext_DayFigures_runs(ctx, field)
+	}
+	return nil, fmt.Errorf("no field named %q was found under type DayFigures", field.Name)
+}
+
 func (ec *executionContext) childFields_Job(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
 	switch field.Name {
 	case "id":
@@ -472,6 +608,24 @@ func (ec *executionContext) childFields_LogPiece(ctx context.Context, field grap
 	return nil, fmt.Errorf("no field named %q was found under type LogPiece", field.Name)
 }
 
+func (ec *executionContext) childFields_NamedFigures(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+	switch field.Name {
+	case "job":
+		return ec.fieldContext_NamedFigures_job(ctx, field)
+	case "step":
+		return ec.fieldContext_NamedFigures_step(ctx, field)
+	case "ended":
+		return ec.fieldContext_NamedFigures_ended(ctx, field)
+	case "failed":
+		return ec.fieldContext_NamedFigures_failed(ctx, field)
+	case "meanMs":
+		return ec.fieldContext_NamedFigures_meanMs(ctx, field)
+	case "duration":
+		return ec.fieldContext_NamedFigures_duration(ctx, field)
+	}
+	return nil, fmt.Errorf("no field named %q was found under type NamedFigures", field.Name)
+}
+
 func (ec *executionContext) childFields_PageInfo(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
 	switch field.Name {
 	case "hasNextPage":
@@ -486,12 +640,56 @@ func (ec *executionContext) childFields_PageInfo(ctx context.Context, field grap
 	return nil, fmt.Errorf("no field named %q was found under type PageInfo", field.Name)
 }
 
+func (ec *executionContext) childFields_Percentiles(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+	switch field.Name {
+	case "p50Ms":
+		return ec.fieldContext_Percentiles_p50Ms(ctx, field)
+	case "p90Ms":
+		return ec.fieldContext_Percentiles_p90Ms(ctx, field)
+	case "p99Ms":
+		return ec.fieldContext_Percentiles_p99Ms(ctx, field)
+	}
+	return nil, fmt.Errorf("no field named %q was found under type Percentiles", field.Name)
+}
+
 func (ec *executionContext) childFields_Queue(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
 	switch field.Name {
 	case "jobs":
 		return ec.fieldContext_Queue_jobs(ctx, field)
+	case "stages":
+		return ec.fieldContext_Queue_stages(ctx, field)
 	}
 	return nil, fmt.Errorf("no field named %q was found under type Queue", field.Name)
+}
+
+func (ec *executionContext) childFields_QueueStage(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+	switch field.Name {
+	case "name":
+		return ec.fieldContext_QueueStage_name(ctx, field)
+	case "takes":
+		return ec.fieldContext_QueueStage_takes(ctx, field)
+	case "holds":
+		return ec.fieldContext_QueueStage_holds(ctx, field)
+	case "waiting":
+		return ec.fieldContext_QueueStage_waiting(ctx, field)
+	case "blocked":
+		return ec.fieldContext_QueueStage_blocked(ctx, field)
+	case "held":
+		return ec.fieldContext_QueueStage_held(ctx, field)
+	case "oldestWaitingSince":
+		return ec.fieldContext_QueueStage_oldestWaitingSince(ctx, field)
+	case "workers":
+		return ec.fieldContext_QueueStage_workers(ctx, field)
+	case "slots":
+		return ec.fieldContext_QueueStage_slots(ctx, field)
+	case "freeSlots":
+		return ec.fieldContext_QueueStage_freeSlots(ctx, field)
+	case "lastHour":
+		return ec.fieldContext_QueueStage_lastHour(ctx, field)
+	case "lastDay":
+		return ec.fieldContext_QueueStage_lastDay(ctx, field)
+	}
+	return nil, fmt.Errorf("no field named %q was found under type QueueStage", field.Name)
 }
 
 func (ec *executionContext) childFields_QueuedJob(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
@@ -508,12 +706,54 @@ func (ec *executionContext) childFields_QueuedJob(ctx context.Context, field gra
 		return ec.fieldContext_QueuedJob_position(ctx, field)
 	case "waitingSince":
 		return ec.fieldContext_QueuedJob_waitingSince(ctx, field)
+	case "stage":
+		return ec.fieldContext_QueuedJob_stage(ctx, field)
+	case "reason":
+		return ec.fieldContext_QueuedJob_reason(ctx, field)
+	case "expectedStart":
+		return ec.fieldContext_QueuedJob_expectedStart(ctx, field)
 	case "runId":
 		return ec.fieldContext_QueuedJob_runId(ctx, field)
 	case "run":
 		return ec.fieldContext_QueuedJob_run(ctx, field)
 	}
 	return nil, fmt.Errorf("no field named %q was found under type QueuedJob", field.Name)
+}
+
+func (ec *executionContext) childFields_RepositoryStage(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+	switch field.Name {
+	case "name":
+		return ec.fieldContext_RepositoryStage_name(ctx, field)
+	case "ended":
+		return ec.fieldContext_RepositoryStage_ended(ctx, field)
+	case "wait":
+		return ec.fieldContext_RepositoryStage_wait(ctx, field)
+	case "run":
+		return ec.fieldContext_RepositoryStage_run(ctx, field)
+	}
+	return nil, fmt.Errorf("no field named %q was found under type RepositoryStage", field.Name)
+}
+
+func (ec *executionContext) childFields_RepositoryStats(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+	switch field.Name {
+	case "repository":
+		return ec.fieldContext_RepositoryStats_repository(ctx, field)
+	case "window":
+		return ec.fieldContext_RepositoryStats_window(ctx, field)
+	case "since":
+		return ec.fieldContext_RepositoryStats_since(ctx, field)
+	case "runs":
+		return ec.fieldContext_RepositoryStats_runs(ctx, field)
+	case "stages":
+		return ec.fieldContext_RepositoryStats_stages(ctx, field)
+	case "slowestJobs":
+		return ec.fieldContext_RepositoryStats_slowestJobs(ctx, field)
+	case "slowestSteps":
+		return ec.fieldContext_RepositoryStats_slowestSteps(ctx, field)
+	case "days":
+		return ec.fieldContext_RepositoryStats_days(ctx, field)
+	}
+	return nil, fmt.Errorf("no field named %q was found under type RepositoryStats", field.Name)
 }
 
 func (ec *executionContext) childFields_RerunRunPayload(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
@@ -578,6 +818,44 @@ func (ec *executionContext) childFields_RunEdge(ctx context.Context, field graph
 		return ec.fieldContext_RunEdge_node(ctx, field)
 	}
 	return nil, fmt.Errorf("no field named %q was found under type RunEdge", field.Name)
+}
+
+func (ec *executionContext) childFields_RunFigures(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+	switch field.Name {
+	case "ended":
+		return ec.fieldContext_RunFigures_ended(ctx, field)
+	case "success":
+		return ec.fieldContext_RunFigures_success(ctx, field)
+	case "failure":
+		return ec.fieldContext_RunFigures_failure(ctx, field)
+	case "error":
+		return ec.fieldContext_RunFigures_error(ctx, field)
+	case "cancelled":
+		return ec.fieldContext_RunFigures_cancelled(ctx, field)
+	case "skipped":
+		return ec.fieldContext_RunFigures_skipped(ctx, field)
+	case "failureRate":
+		return ec.fieldContext_RunFigures_failureRate(ctx, field)
+	case "duration":
+		return ec.fieldContext_RunFigures_duration(ctx, field)
+	}
+	return nil, fmt.Errorf("no field named %q was found under type RunFigures", field.Name)
+}
+
+func (ec *executionContext) childFields_StageFigures(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+	switch field.Name {
+	case "since":
+		return ec.fieldContext_StageFigures_since(ctx, field)
+	case "ended":
+		return ec.fieldContext_StageFigures_ended(ctx, field)
+	case "endedPerMinute":
+		return ec.fieldContext_StageFigures_endedPerMinute(ctx, field)
+	case "wait":
+		return ec.fieldContext_StageFigures_wait(ctx, field)
+	case "run":
+		return ec.fieldContext_StageFigures_run(ctx, field)
+	}
+	return nil, fmt.Errorf("no field named %q was found under type StageFigures", field.Name)
 }
 
 func (ec *executionContext) childFields_Step(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
@@ -852,6 +1130,28 @@ func (ec *executionContext) field_Query_queue_args(ctx context.Context, rawArgs 
 	return args, nil
 }
 
+func (ec *executionContext) field_Query_repositoryStats_args(ctx context.Context, rawArgs map[string]any) (map[string]any, error) {
+	var err error
+	args := map[string]any{}
+	arg0, err := graphql.ProcessArgField(ctx, rawArgs, "repository",
+		func(ctx context.Context, v any) (string, error) {
+			return ec.unmarshalNString2string(ctx, v)
+		})
+	if err != nil {
+		return nil, err
+	}
+	args["repository"] = arg0
+	arg1, err := graphql.ProcessArgField(ctx, rawArgs, "window",
+		func(ctx context.Context, v any) (*string, error) {
+			return ec.unmarshalOString2ᚖstring(ctx, v)
+		})
+	if err != nil {
+		return nil, err
+	}
+	args["window"] = arg1
+	return args, nil
+}
+
 func (ec *executionContext) field_Query_run_args(ctx context.Context, rawArgs map[string]any) (map[string]any, error) {
 	var err error
 	args := map[string]any{}
@@ -1099,6 +1399,61 @@ func (ec *executionContext) _CreateRunPayload_replayed(ctx context.Context, fiel
 }
 func (ec *executionContext) fieldContext_CreateRunPayload_replayed(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
 	return graphql.NewScalarFieldContext("CreateRunPayload", field, false, false, "Boolean")
+}
+
+func (ec *executionContext) _DayFigures_beginsAt(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.DayFigures) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_DayFigures_beginsAt(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.BeginsAt, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v *timestamppb.Timestamp) graphql.Marshaler {
+			return ec.marshalOTime2ᚖgoogleᚗgolangᚗorgᚋprotobufᚋtypesᚋknownᚋtimestamppbᚐTimestamp(ctx, selections, v)
+		},
+		true,
+		false,
+	)
+}
+func (ec *executionContext) fieldContext_DayFigures_beginsAt(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("DayFigures", field, false, false, "Time")
+}
+
+func (ec *executionContext) _DayFigures_runs(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.DayFigures) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_DayFigures_runs(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Runs, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v *lockstepv1.RunFigures) graphql.Marshaler {
+			return ec.marshalORunFigures2ᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐRunFigures(ctx, selections, v)
+		},
+		true,
+		false,
+	)
+}
+func (ec *executionContext) fieldContext_DayFigures_runs(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	fc = &graphql.FieldContext{
+		Object:     "DayFigures",
+		Field:      field,
+		IsMethod:   false,
+		IsResolver: false,
+		Child: func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.childFields_RunFigures(ctx, field)
+		},
+	}
+	return fc, nil
 }
 
 func (ec *executionContext) _Job_id(ctx context.Context, field graphql.CollectedField, obj *model.Job) (ret graphql.Marshaler) {
@@ -1573,6 +1928,153 @@ func (ec *executionContext) fieldContext_Mutation_rerunRun(ctx context.Context, 
 	return fc, nil
 }
 
+func (ec *executionContext) _NamedFigures_job(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.NamedFigures) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_NamedFigures_job(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Job, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v string) graphql.Marshaler {
+			return ec.marshalNString2string(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_NamedFigures_job(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("NamedFigures", field, false, false, "String")
+}
+
+func (ec *executionContext) _NamedFigures_step(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.NamedFigures) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_NamedFigures_step(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Step, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v string) graphql.Marshaler {
+			return ec.marshalNString2string(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_NamedFigures_step(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("NamedFigures", field, false, false, "String")
+}
+
+func (ec *executionContext) _NamedFigures_ended(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.NamedFigures) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_NamedFigures_ended(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Ended, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v int64) graphql.Marshaler {
+			return ec.marshalNLong2int64(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_NamedFigures_ended(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("NamedFigures", field, false, false, "Long")
+}
+
+func (ec *executionContext) _NamedFigures_failed(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.NamedFigures) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_NamedFigures_failed(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Failed, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v int64) graphql.Marshaler {
+			return ec.marshalNLong2int64(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_NamedFigures_failed(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("NamedFigures", field, false, false, "Long")
+}
+
+func (ec *executionContext) _NamedFigures_meanMs(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.NamedFigures) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_NamedFigures_meanMs(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.MeanMs, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v int64) graphql.Marshaler {
+			return ec.marshalNLong2int64(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_NamedFigures_meanMs(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("NamedFigures", field, false, false, "Long")
+}
+
+func (ec *executionContext) _NamedFigures_duration(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.NamedFigures) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_NamedFigures_duration(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Duration, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v *lockstepv1.Percentiles) graphql.Marshaler {
+			return ec.marshalOPercentiles2ᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐPercentiles(ctx, selections, v)
+		},
+		true,
+		false,
+	)
+}
+func (ec *executionContext) fieldContext_NamedFigures_duration(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	fc = &graphql.FieldContext{
+		Object:     "NamedFigures",
+		Field:      field,
+		IsMethod:   false,
+		IsResolver: false,
+		Child: func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.childFields_Percentiles(ctx, field)
+		},
+	}
+	return fc, nil
+}
+
 func (ec *executionContext) _PageInfo_hasNextPage(ctx context.Context, field graphql.CollectedField, obj *model.PageInfo) (ret graphql.Marshaler) {
 	return graphql.ResolveField(
 		ctx,
@@ -1663,6 +2165,75 @@ func (ec *executionContext) _PageInfo_endCursor(ctx context.Context, field graph
 }
 func (ec *executionContext) fieldContext_PageInfo_endCursor(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
 	return graphql.NewScalarFieldContext("PageInfo", field, false, false, "String")
+}
+
+func (ec *executionContext) _Percentiles_p50Ms(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.Percentiles) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_Percentiles_p50Ms(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.P50Ms, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v *int64) graphql.Marshaler {
+			return ec.marshalOLong2ᚖint64(ctx, selections, v)
+		},
+		true,
+		false,
+	)
+}
+func (ec *executionContext) fieldContext_Percentiles_p50Ms(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("Percentiles", field, false, false, "Long")
+}
+
+func (ec *executionContext) _Percentiles_p90Ms(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.Percentiles) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_Percentiles_p90Ms(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.P90Ms, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v *int64) graphql.Marshaler {
+			return ec.marshalOLong2ᚖint64(ctx, selections, v)
+		},
+		true,
+		false,
+	)
+}
+func (ec *executionContext) fieldContext_Percentiles_p90Ms(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("Percentiles", field, false, false, "Long")
+}
+
+func (ec *executionContext) _Percentiles_p99Ms(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.Percentiles) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_Percentiles_p99Ms(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.P99Ms, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v *int64) graphql.Marshaler {
+			return ec.marshalOLong2ᚖint64(ctx, selections, v)
+		},
+		true,
+		false,
+	)
+}
+func (ec *executionContext) fieldContext_Percentiles_p99Ms(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("Percentiles", field, false, false, "Long")
 }
 
 func (ec *executionContext) _Query_run(ctx context.Context, field graphql.CollectedField) (ret graphql.Marshaler) {
@@ -1873,6 +2444,50 @@ func (ec *executionContext) fieldContext_Query_workers(_ context.Context, field 
 	return fc, nil
 }
 
+func (ec *executionContext) _Query_repositoryStats(ctx context.Context, field graphql.CollectedField) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_Query_repositoryStats(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			fc := graphql.GetFieldContext(ctx)
+			return ec.Resolvers.Query().RepositoryStats(ctx, fc.Args["repository"].(string), fc.Args["window"].(*string))
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v *lockstepv1.GetRepositoryStatsResponse) graphql.Marshaler {
+			return ec.marshalORepositoryStats2ᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐGetRepositoryStatsResponse(ctx, selections, v)
+		},
+		true,
+		false,
+	)
+}
+func (ec *executionContext) fieldContext_Query_repositoryStats(ctx context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	fc = &graphql.FieldContext{
+		Object:     "Query",
+		Field:      field,
+		IsMethod:   true,
+		IsResolver: true,
+		Child: func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.childFields_RepositoryStats(ctx, field)
+		},
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			err = ec.Recover(ctx, r)
+			ec.Error(ctx, err)
+		}
+	}()
+	ctx = graphql.WithFieldContext(ctx, fc)
+	if fc.Args, err = ec.field_Query_repositoryStats_args(ctx, field.ArgumentMap(ec.Variables)); err != nil {
+		ec.Error(ctx, err)
+		return fc, err
+	}
+	return fc, nil
+}
+
 func (ec *executionContext) _Query___type(ctx context.Context, field graphql.CollectedField) (ret graphql.Marshaler) {
 	return graphql.ResolveField(
 		ctx,
@@ -1976,6 +2591,332 @@ func (ec *executionContext) fieldContext_Queue_jobs(_ context.Context, field gra
 		IsResolver: false,
 		Child: func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
 			return ec.childFields_QueuedJob(ctx, field)
+		},
+	}
+	return fc, nil
+}
+
+func (ec *executionContext) _Queue_stages(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.ListQueueResponse) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_Queue_stages(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Stages, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v []*lockstepv1.QueueStage) graphql.Marshaler {
+			return ec.marshalNQueueStage2ᚕᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐQueueStageᚄ(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_Queue_stages(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	fc = &graphql.FieldContext{
+		Object:     "Queue",
+		Field:      field,
+		IsMethod:   false,
+		IsResolver: false,
+		Child: func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.childFields_QueueStage(ctx, field)
+		},
+	}
+	return fc, nil
+}
+
+func (ec *executionContext) _QueueStage_name(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.QueueStage) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_QueueStage_name(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Name, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v string) graphql.Marshaler {
+			return ec.marshalNString2string(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_QueueStage_name(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("QueueStage", field, false, false, "String")
+}
+
+func (ec *executionContext) _QueueStage_takes(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.QueueStage) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_QueueStage_takes(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Takes, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v string) graphql.Marshaler {
+			return ec.marshalNString2string(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_QueueStage_takes(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("QueueStage", field, false, false, "String")
+}
+
+func (ec *executionContext) _QueueStage_holds(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.QueueStage) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_QueueStage_holds(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Holds, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v string) graphql.Marshaler {
+			return ec.marshalNString2string(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_QueueStage_holds(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("QueueStage", field, false, false, "String")
+}
+
+func (ec *executionContext) _QueueStage_waiting(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.QueueStage) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_QueueStage_waiting(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Waiting, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v int32) graphql.Marshaler {
+			return ec.marshalNInt2int32(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_QueueStage_waiting(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("QueueStage", field, false, false, "Int")
+}
+
+func (ec *executionContext) _QueueStage_blocked(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.QueueStage) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_QueueStage_blocked(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Blocked, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v int32) graphql.Marshaler {
+			return ec.marshalNInt2int32(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_QueueStage_blocked(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("QueueStage", field, false, false, "Int")
+}
+
+func (ec *executionContext) _QueueStage_held(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.QueueStage) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_QueueStage_held(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Held, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v int32) graphql.Marshaler {
+			return ec.marshalNInt2int32(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_QueueStage_held(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("QueueStage", field, false, false, "Int")
+}
+
+func (ec *executionContext) _QueueStage_oldestWaitingSince(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.QueueStage) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_QueueStage_oldestWaitingSince(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.OldestWaitingSince, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v *timestamppb.Timestamp) graphql.Marshaler {
+			return ec.marshalOTime2ᚖgoogleᚗgolangᚗorgᚋprotobufᚋtypesᚋknownᚋtimestamppbᚐTimestamp(ctx, selections, v)
+		},
+		true,
+		false,
+	)
+}
+func (ec *executionContext) fieldContext_QueueStage_oldestWaitingSince(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("QueueStage", field, false, false, "Time")
+}
+
+func (ec *executionContext) _QueueStage_workers(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.QueueStage) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_QueueStage_workers(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Workers, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v int32) graphql.Marshaler {
+			return ec.marshalNInt2int32(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_QueueStage_workers(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("QueueStage", field, false, false, "Int")
+}
+
+func (ec *executionContext) _QueueStage_slots(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.QueueStage) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_QueueStage_slots(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Slots, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v int32) graphql.Marshaler {
+			return ec.marshalNInt2int32(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_QueueStage_slots(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("QueueStage", field, false, false, "Int")
+}
+
+func (ec *executionContext) _QueueStage_freeSlots(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.QueueStage) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_QueueStage_freeSlots(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.FreeSlots, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v int32) graphql.Marshaler {
+			return ec.marshalNInt2int32(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_QueueStage_freeSlots(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("QueueStage", field, false, false, "Int")
+}
+
+func (ec *executionContext) _QueueStage_lastHour(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.QueueStage) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_QueueStage_lastHour(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.LastHour, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v *lockstepv1.StageFigures) graphql.Marshaler {
+			return ec.marshalOStageFigures2ᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐStageFigures(ctx, selections, v)
+		},
+		true,
+		false,
+	)
+}
+func (ec *executionContext) fieldContext_QueueStage_lastHour(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	fc = &graphql.FieldContext{
+		Object:     "QueueStage",
+		Field:      field,
+		IsMethod:   false,
+		IsResolver: false,
+		Child: func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.childFields_StageFigures(ctx, field)
+		},
+	}
+	return fc, nil
+}
+
+func (ec *executionContext) _QueueStage_lastDay(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.QueueStage) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_QueueStage_lastDay(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.LastDay, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v *lockstepv1.StageFigures) graphql.Marshaler {
+			return ec.marshalOStageFigures2ᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐStageFigures(ctx, selections, v)
+		},
+		true,
+		false,
+	)
+}
+func (ec *executionContext) fieldContext_QueueStage_lastDay(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	fc = &graphql.FieldContext{
+		Object:     "QueueStage",
+		Field:      field,
+		IsMethod:   false,
+		IsResolver: false,
+		Child: func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.childFields_StageFigures(ctx, field)
 		},
 	}
 	return fc, nil
@@ -2086,10 +3027,10 @@ func (ec *executionContext) _QueuedJob_position(ctx context.Context, field graph
 		},
 		nil,
 		func(ctx context.Context, selections ast.SelectionSet, v *int32) graphql.Marshaler {
-			return ec.marshalNInt2ᚖint32(ctx, selections, v)
+			return ec.marshalOInt2ᚖint32(ctx, selections, v)
 		},
 		true,
-		true,
+		false,
 	)
 }
 func (ec *executionContext) fieldContext_QueuedJob_position(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
@@ -2116,6 +3057,75 @@ func (ec *executionContext) _QueuedJob_waitingSince(ctx context.Context, field g
 	)
 }
 func (ec *executionContext) fieldContext_QueuedJob_waitingSince(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("QueuedJob", field, false, false, "Time")
+}
+
+func (ec *executionContext) _QueuedJob_stage(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.QueuedJob) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_QueuedJob_stage(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Stage, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v string) graphql.Marshaler {
+			return ec.marshalNString2string(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_QueuedJob_stage(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("QueuedJob", field, false, false, "String")
+}
+
+func (ec *executionContext) _QueuedJob_reason(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.QueuedJob) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_QueuedJob_reason(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Reason, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v string) graphql.Marshaler {
+			return ec.marshalNString2string(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_QueuedJob_reason(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("QueuedJob", field, false, false, "String")
+}
+
+func (ec *executionContext) _QueuedJob_expectedStart(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.QueuedJob) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_QueuedJob_expectedStart(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.ExpectedStart, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v *timestamppb.Timestamp) graphql.Marshaler {
+			return ec.marshalOTime2ᚖgoogleᚗgolangᚗorgᚋprotobufᚋtypesᚋknownᚋtimestamppbᚐTimestamp(ctx, selections, v)
+		},
+		true,
+		false,
+	)
+}
+func (ec *executionContext) fieldContext_QueuedJob_expectedStart(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
 	return graphql.NewScalarFieldContext("QueuedJob", field, false, false, "Time")
 }
 
@@ -2169,6 +3179,345 @@ func (ec *executionContext) fieldContext_QueuedJob_run(_ context.Context, field 
 		IsResolver: true,
 		Child: func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
 			return ec.childFields_Run(ctx, field)
+		},
+	}
+	return fc, nil
+}
+
+func (ec *executionContext) _RepositoryStage_name(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.RepositoryStage) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_RepositoryStage_name(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Name, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v string) graphql.Marshaler {
+			return ec.marshalNString2string(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_RepositoryStage_name(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("RepositoryStage", field, false, false, "String")
+}
+
+func (ec *executionContext) _RepositoryStage_ended(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.RepositoryStage) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_RepositoryStage_ended(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Ended, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v int64) graphql.Marshaler {
+			return ec.marshalNLong2int64(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_RepositoryStage_ended(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("RepositoryStage", field, false, false, "Long")
+}
+
+func (ec *executionContext) _RepositoryStage_wait(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.RepositoryStage) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_RepositoryStage_wait(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Wait, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v *lockstepv1.Percentiles) graphql.Marshaler {
+			return ec.marshalOPercentiles2ᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐPercentiles(ctx, selections, v)
+		},
+		true,
+		false,
+	)
+}
+func (ec *executionContext) fieldContext_RepositoryStage_wait(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	fc = &graphql.FieldContext{
+		Object:     "RepositoryStage",
+		Field:      field,
+		IsMethod:   false,
+		IsResolver: false,
+		Child: func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.childFields_Percentiles(ctx, field)
+		},
+	}
+	return fc, nil
+}
+
+func (ec *executionContext) _RepositoryStage_run(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.RepositoryStage) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_RepositoryStage_run(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Run, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v *lockstepv1.Percentiles) graphql.Marshaler {
+			return ec.marshalOPercentiles2ᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐPercentiles(ctx, selections, v)
+		},
+		true,
+		false,
+	)
+}
+func (ec *executionContext) fieldContext_RepositoryStage_run(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	fc = &graphql.FieldContext{
+		Object:     "RepositoryStage",
+		Field:      field,
+		IsMethod:   false,
+		IsResolver: false,
+		Child: func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.childFields_Percentiles(ctx, field)
+		},
+	}
+	return fc, nil
+}
+
+func (ec *executionContext) _RepositoryStats_repository(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.GetRepositoryStatsResponse) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_RepositoryStats_repository(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Repository, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v string) graphql.Marshaler {
+			return ec.marshalNString2string(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_RepositoryStats_repository(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("RepositoryStats", field, false, false, "String")
+}
+
+func (ec *executionContext) _RepositoryStats_window(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.GetRepositoryStatsResponse) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_RepositoryStats_window(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Window, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v string) graphql.Marshaler {
+			return ec.marshalNString2string(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_RepositoryStats_window(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("RepositoryStats", field, false, false, "String")
+}
+
+func (ec *executionContext) _RepositoryStats_since(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.GetRepositoryStatsResponse) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_RepositoryStats_since(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Since, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v *timestamppb.Timestamp) graphql.Marshaler {
+			return ec.marshalOTime2ᚖgoogleᚗgolangᚗorgᚋprotobufᚋtypesᚋknownᚋtimestamppbᚐTimestamp(ctx, selections, v)
+		},
+		true,
+		false,
+	)
+}
+func (ec *executionContext) fieldContext_RepositoryStats_since(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("RepositoryStats", field, false, false, "Time")
+}
+
+func (ec *executionContext) _RepositoryStats_runs(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.GetRepositoryStatsResponse) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_RepositoryStats_runs(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Runs, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v *lockstepv1.RunFigures) graphql.Marshaler {
+			return ec.marshalORunFigures2ᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐRunFigures(ctx, selections, v)
+		},
+		true,
+		false,
+	)
+}
+func (ec *executionContext) fieldContext_RepositoryStats_runs(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	fc = &graphql.FieldContext{
+		Object:     "RepositoryStats",
+		Field:      field,
+		IsMethod:   false,
+		IsResolver: false,
+		Child: func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.childFields_RunFigures(ctx, field)
+		},
+	}
+	return fc, nil
+}
+
+func (ec *executionContext) _RepositoryStats_stages(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.GetRepositoryStatsResponse) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_RepositoryStats_stages(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Stages, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v []*lockstepv1.RepositoryStage) graphql.Marshaler {
+			return ec.marshalNRepositoryStage2ᚕᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐRepositoryStageᚄ(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_RepositoryStats_stages(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	fc = &graphql.FieldContext{
+		Object:     "RepositoryStats",
+		Field:      field,
+		IsMethod:   false,
+		IsResolver: false,
+		Child: func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.childFields_RepositoryStage(ctx, field)
+		},
+	}
+	return fc, nil
+}
+
+func (ec *executionContext) _RepositoryStats_slowestJobs(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.GetRepositoryStatsResponse) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_RepositoryStats_slowestJobs(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.SlowestJobs, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v []*lockstepv1.NamedFigures) graphql.Marshaler {
+			return ec.marshalNNamedFigures2ᚕᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐNamedFiguresᚄ(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_RepositoryStats_slowestJobs(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	fc = &graphql.FieldContext{
+		Object:     "RepositoryStats",
+		Field:      field,
+		IsMethod:   false,
+		IsResolver: false,
+		Child: func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.childFields_NamedFigures(ctx, field)
+		},
+	}
+	return fc, nil
+}
+
+func (ec *executionContext) _RepositoryStats_slowestSteps(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.GetRepositoryStatsResponse) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_RepositoryStats_slowestSteps(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.SlowestSteps, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v []*lockstepv1.NamedFigures) graphql.Marshaler {
+			return ec.marshalNNamedFigures2ᚕᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐNamedFiguresᚄ(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_RepositoryStats_slowestSteps(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	fc = &graphql.FieldContext{
+		Object:     "RepositoryStats",
+		Field:      field,
+		IsMethod:   false,
+		IsResolver: false,
+		Child: func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.childFields_NamedFigures(ctx, field)
+		},
+	}
+	return fc, nil
+}
+
+func (ec *executionContext) _RepositoryStats_days(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.GetRepositoryStatsResponse) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_RepositoryStats_days(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Days, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v []*lockstepv1.DayFigures) graphql.Marshaler {
+			return ec.marshalNDayFigures2ᚕᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐDayFiguresᚄ(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_RepositoryStats_days(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	fc = &graphql.FieldContext{
+		Object:     "RepositoryStats",
+		Field:      field,
+		IsMethod:   false,
+		IsResolver: false,
+		Child: func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.childFields_DayFigures(ctx, field)
 		},
 	}
 	return fc, nil
@@ -2674,6 +4023,332 @@ func (ec *executionContext) fieldContext_RunEdge_node(_ context.Context, field g
 		IsResolver: false,
 		Child: func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
 			return ec.childFields_Run(ctx, field)
+		},
+	}
+	return fc, nil
+}
+
+func (ec *executionContext) _RunFigures_ended(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.RunFigures) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_RunFigures_ended(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Ended, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v int64) graphql.Marshaler {
+			return ec.marshalNLong2int64(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_RunFigures_ended(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("RunFigures", field, false, false, "Long")
+}
+
+func (ec *executionContext) _RunFigures_success(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.RunFigures) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_RunFigures_success(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Success, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v int64) graphql.Marshaler {
+			return ec.marshalNLong2int64(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_RunFigures_success(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("RunFigures", field, false, false, "Long")
+}
+
+func (ec *executionContext) _RunFigures_failure(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.RunFigures) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_RunFigures_failure(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Failure, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v int64) graphql.Marshaler {
+			return ec.marshalNLong2int64(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_RunFigures_failure(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("RunFigures", field, false, false, "Long")
+}
+
+func (ec *executionContext) _RunFigures_error(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.RunFigures) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_RunFigures_error(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Error, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v int64) graphql.Marshaler {
+			return ec.marshalNLong2int64(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_RunFigures_error(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("RunFigures", field, false, false, "Long")
+}
+
+func (ec *executionContext) _RunFigures_cancelled(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.RunFigures) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_RunFigures_cancelled(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Cancelled, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v int64) graphql.Marshaler {
+			return ec.marshalNLong2int64(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_RunFigures_cancelled(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("RunFigures", field, false, false, "Long")
+}
+
+func (ec *executionContext) _RunFigures_skipped(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.RunFigures) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_RunFigures_skipped(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Skipped, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v int64) graphql.Marshaler {
+			return ec.marshalNLong2int64(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_RunFigures_skipped(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("RunFigures", field, false, false, "Long")
+}
+
+func (ec *executionContext) _RunFigures_failureRate(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.RunFigures) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_RunFigures_failureRate(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.FailureRate, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v *float64) graphql.Marshaler {
+			return ec.marshalOFloat2ᚖfloat64(ctx, selections, v)
+		},
+		true,
+		false,
+	)
+}
+func (ec *executionContext) fieldContext_RunFigures_failureRate(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("RunFigures", field, false, false, "Float")
+}
+
+func (ec *executionContext) _RunFigures_duration(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.RunFigures) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_RunFigures_duration(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Duration, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v *lockstepv1.Percentiles) graphql.Marshaler {
+			return ec.marshalOPercentiles2ᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐPercentiles(ctx, selections, v)
+		},
+		true,
+		false,
+	)
+}
+func (ec *executionContext) fieldContext_RunFigures_duration(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	fc = &graphql.FieldContext{
+		Object:     "RunFigures",
+		Field:      field,
+		IsMethod:   false,
+		IsResolver: false,
+		Child: func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.childFields_Percentiles(ctx, field)
+		},
+	}
+	return fc, nil
+}
+
+func (ec *executionContext) _StageFigures_since(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.StageFigures) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_StageFigures_since(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Since, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v *timestamppb.Timestamp) graphql.Marshaler {
+			return ec.marshalOTime2ᚖgoogleᚗgolangᚗorgᚋprotobufᚋtypesᚋknownᚋtimestamppbᚐTimestamp(ctx, selections, v)
+		},
+		true,
+		false,
+	)
+}
+func (ec *executionContext) fieldContext_StageFigures_since(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("StageFigures", field, false, false, "Time")
+}
+
+func (ec *executionContext) _StageFigures_ended(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.StageFigures) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_StageFigures_ended(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Ended, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v int64) graphql.Marshaler {
+			return ec.marshalNLong2int64(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_StageFigures_ended(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("StageFigures", field, false, false, "Long")
+}
+
+func (ec *executionContext) _StageFigures_endedPerMinute(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.StageFigures) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_StageFigures_endedPerMinute(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.EndedPerMinute, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v float64) graphql.Marshaler {
+			return ec.marshalNFloat2float64(ctx, selections, v)
+		},
+		true,
+		true,
+	)
+}
+func (ec *executionContext) fieldContext_StageFigures_endedPerMinute(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	return graphql.NewScalarFieldContext("StageFigures", field, false, false, "Float")
+}
+
+func (ec *executionContext) _StageFigures_wait(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.StageFigures) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_StageFigures_wait(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Wait, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v *lockstepv1.Percentiles) graphql.Marshaler {
+			return ec.marshalOPercentiles2ᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐPercentiles(ctx, selections, v)
+		},
+		true,
+		false,
+	)
+}
+func (ec *executionContext) fieldContext_StageFigures_wait(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	fc = &graphql.FieldContext{
+		Object:     "StageFigures",
+		Field:      field,
+		IsMethod:   false,
+		IsResolver: false,
+		Child: func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.childFields_Percentiles(ctx, field)
+		},
+	}
+	return fc, nil
+}
+
+func (ec *executionContext) _StageFigures_run(ctx context.Context, field graphql.CollectedField, obj *lockstepv1.StageFigures) (ret graphql.Marshaler) {
+	return graphql.ResolveField(
+		ctx,
+		ec.OperationContext,
+		field,
+		func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.fieldContext_StageFigures_run(ctx, field)
+		},
+		func(ctx context.Context) (any, error) {
+			return obj.Run, nil
+		},
+		nil,
+		func(ctx context.Context, selections ast.SelectionSet, v *lockstepv1.Percentiles) graphql.Marshaler {
+			return ec.marshalOPercentiles2ᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐPercentiles(ctx, selections, v)
+		},
+		true,
+		false,
+	)
+}
+func (ec *executionContext) fieldContext_StageFigures_run(_ context.Context, field graphql.CollectedField) (fc *graphql.FieldContext, err error) {
+	fc = &graphql.FieldContext{
+		Object:     "StageFigures",
+		Field:      field,
+		IsMethod:   false,
+		IsResolver: false,
+		Child: func(ctx context.Context, field graphql.CollectedField) (*graphql.FieldContext, error) {
+			return ec.childFields_Percentiles(ctx, field)
 		},
 	}
 	return fc, nil
@@ -4332,6 +6007,44 @@ func (ec *executionContext) _CreateRunPayload(ctx context.Context, sel ast.Selec
 	return out
 }
 
+var dayFiguresImplementors = []string{"DayFigures"}
+
+func (ec *executionContext) _DayFigures(ctx context.Context, sel ast.SelectionSet, obj *lockstepv1.DayFigures) graphql.Marshaler {
+	fields := graphql.CollectFields(ec.OperationContext, sel, dayFiguresImplementors)
+
+	out := graphql.NewFieldSet(fields)
+	deferred := graphql.NewDeferredGroup(ctx)
+	for i, field := range fields {
+		switch field.Name {
+		case "__typename":
+			out.Values[i] = graphql.MarshalString("DayFigures")
+		case "beginsAt":
+			out.Values[i] = ec._DayFigures_beginsAt(ctx, field, obj)
+			if out.Values[i] == graphql.RequiredNull {
+				out.Invalids++
+			}
+		case "runs":
+			out.Values[i] = ec._DayFigures_runs(ctx, field, obj)
+			if out.Values[i] == graphql.RequiredNull {
+				out.Invalids++
+			}
+		default:
+			panic("unknown field " + strconv.Quote(field.Name))
+		}
+	}
+	out.Dispatch(ctx)
+	if out.Invalids > 0 {
+		return graphql.Null
+	}
+
+	if n := len(deferred.Defers); n > 0 {
+		atomic.AddInt32(&ec.Deferred, int32(min(n, math.MaxInt32)))
+		ec.ProcessDeferredGroup(deferred)
+	}
+
+	return out
+}
+
 var jobImplementors = []string{"Job"}
 
 func (ec *executionContext) _Job(ctx context.Context, sel ast.SelectionSet, obj *model.Job) graphql.Marshaler {
@@ -4515,6 +6228,64 @@ func (ec *executionContext) _Mutation(ctx context.Context, sel ast.SelectionSet)
 	return out
 }
 
+var namedFiguresImplementors = []string{"NamedFigures"}
+
+func (ec *executionContext) _NamedFigures(ctx context.Context, sel ast.SelectionSet, obj *lockstepv1.NamedFigures) graphql.Marshaler {
+	fields := graphql.CollectFields(ec.OperationContext, sel, namedFiguresImplementors)
+
+	out := graphql.NewFieldSet(fields)
+	deferred := graphql.NewDeferredGroup(ctx)
+	for i, field := range fields {
+		switch field.Name {
+		case "__typename":
+			out.Values[i] = graphql.MarshalString("NamedFigures")
+		case "job":
+			out.Values[i] = ec._NamedFigures_job(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		case "step":
+			out.Values[i] = ec._NamedFigures_step(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		case "ended":
+			out.Values[i] = ec._NamedFigures_ended(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		case "failed":
+			out.Values[i] = ec._NamedFigures_failed(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		case "meanMs":
+			out.Values[i] = ec._NamedFigures_meanMs(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		case "duration":
+			out.Values[i] = ec._NamedFigures_duration(ctx, field, obj)
+			if out.Values[i] == graphql.RequiredNull {
+				out.Invalids++
+			}
+		default:
+			panic("unknown field " + strconv.Quote(field.Name))
+		}
+	}
+	out.Dispatch(ctx)
+	if out.Invalids > 0 {
+		return graphql.Null
+	}
+
+	if n := len(deferred.Defers); n > 0 {
+		atomic.AddInt32(&ec.Deferred, int32(min(n, math.MaxInt32)))
+		ec.ProcessDeferredGroup(deferred)
+	}
+
+	return out
+}
+
 var pageInfoImplementors = []string{"PageInfo"}
 
 func (ec *executionContext) _PageInfo(ctx context.Context, sel ast.SelectionSet, obj *model.PageInfo) graphql.Marshaler {
@@ -4543,6 +6314,49 @@ func (ec *executionContext) _PageInfo(ctx context.Context, sel ast.SelectionSet,
 			}
 		case "endCursor":
 			out.Values[i] = ec._PageInfo_endCursor(ctx, field, obj)
+			if out.Values[i] == graphql.RequiredNull {
+				out.Invalids++
+			}
+		default:
+			panic("unknown field " + strconv.Quote(field.Name))
+		}
+	}
+	out.Dispatch(ctx)
+	if out.Invalids > 0 {
+		return graphql.Null
+	}
+
+	if n := len(deferred.Defers); n > 0 {
+		atomic.AddInt32(&ec.Deferred, int32(min(n, math.MaxInt32)))
+		ec.ProcessDeferredGroup(deferred)
+	}
+
+	return out
+}
+
+var percentilesImplementors = []string{"Percentiles"}
+
+func (ec *executionContext) _Percentiles(ctx context.Context, sel ast.SelectionSet, obj *lockstepv1.Percentiles) graphql.Marshaler {
+	fields := graphql.CollectFields(ec.OperationContext, sel, percentilesImplementors)
+
+	out := graphql.NewFieldSet(fields)
+	deferred := graphql.NewDeferredGroup(ctx)
+	for i, field := range fields {
+		switch field.Name {
+		case "__typename":
+			out.Values[i] = graphql.MarshalString("Percentiles")
+		case "p50Ms":
+			out.Values[i] = ec._Percentiles_p50Ms(ctx, field, obj)
+			if out.Values[i] == graphql.RequiredNull {
+				out.Invalids++
+			}
+		case "p90Ms":
+			out.Values[i] = ec._Percentiles_p90Ms(ctx, field, obj)
+			if out.Values[i] == graphql.RequiredNull {
+				out.Invalids++
+			}
+		case "p99Ms":
+			out.Values[i] = ec._Percentiles_p99Ms(ctx, field, obj)
 			if out.Values[i] == graphql.RequiredNull {
 				out.Invalids++
 			}
@@ -4612,6 +6426,12 @@ func (ec *executionContext) _Query(ctx context.Context, sel ast.SelectionSet) gr
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._Query_workers(ctx, field)
 				})
+		case "repositoryStats":
+			out.ResolveRootConcurrently(innerCtx, ec.OperationContext, i,
+				true, false,
+				func(ctx context.Context) graphql.Marshaler {
+					return ec._Query_repositoryStats(ctx, field)
+				})
 		case "__type":
 			out.Values[i] = ec.OperationContext.RootResolverMiddleware(innerCtx, func(ctx context.Context) (res graphql.Marshaler) {
 				return ec._Query___type(ctx, field)
@@ -4657,6 +6477,99 @@ func (ec *executionContext) _Queue(ctx context.Context, sel ast.SelectionSet, ob
 		case "jobs":
 			out.Values[i] = ec._Queue_jobs(ctx, field, obj)
 			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		case "stages":
+			out.Values[i] = ec._Queue_stages(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		default:
+			panic("unknown field " + strconv.Quote(field.Name))
+		}
+	}
+	out.Dispatch(ctx)
+	if out.Invalids > 0 {
+		return graphql.Null
+	}
+
+	if n := len(deferred.Defers); n > 0 {
+		atomic.AddInt32(&ec.Deferred, int32(min(n, math.MaxInt32)))
+		ec.ProcessDeferredGroup(deferred)
+	}
+
+	return out
+}
+
+var queueStageImplementors = []string{"QueueStage"}
+
+func (ec *executionContext) _QueueStage(ctx context.Context, sel ast.SelectionSet, obj *lockstepv1.QueueStage) graphql.Marshaler {
+	fields := graphql.CollectFields(ec.OperationContext, sel, queueStageImplementors)
+
+	out := graphql.NewFieldSet(fields)
+	deferred := graphql.NewDeferredGroup(ctx)
+	for i, field := range fields {
+		switch field.Name {
+		case "__typename":
+			out.Values[i] = graphql.MarshalString("QueueStage")
+		case "name":
+			out.Values[i] = ec._QueueStage_name(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		case "takes":
+			out.Values[i] = ec._QueueStage_takes(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		case "holds":
+			out.Values[i] = ec._QueueStage_holds(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		case "waiting":
+			out.Values[i] = ec._QueueStage_waiting(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		case "blocked":
+			out.Values[i] = ec._QueueStage_blocked(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		case "held":
+			out.Values[i] = ec._QueueStage_held(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		case "oldestWaitingSince":
+			out.Values[i] = ec._QueueStage_oldestWaitingSince(ctx, field, obj)
+			if out.Values[i] == graphql.RequiredNull {
+				out.Invalids++
+			}
+		case "workers":
+			out.Values[i] = ec._QueueStage_workers(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		case "slots":
+			out.Values[i] = ec._QueueStage_slots(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		case "freeSlots":
+			out.Values[i] = ec._QueueStage_freeSlots(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		case "lastHour":
+			out.Values[i] = ec._QueueStage_lastHour(ctx, field, obj)
+			if out.Values[i] == graphql.RequiredNull {
+				out.Invalids++
+			}
+		case "lastDay":
+			out.Values[i] = ec._QueueStage_lastDay(ctx, field, obj)
+			if out.Values[i] == graphql.RequiredNull {
 				out.Invalids++
 			}
 		default:
@@ -4709,12 +6622,27 @@ func (ec *executionContext) _QueuedJob(ctx context.Context, sel ast.SelectionSet
 			}
 		case "position":
 			out.Values[i] = ec._QueuedJob_position(ctx, field, obj)
-			if out.Values[i] == graphql.Null {
+			if out.Values[i] == graphql.RequiredNull {
 				atomic.AddUint32(&out.Invalids, 1)
 			}
 		case "waitingSince":
 			out.Values[i] = ec._QueuedJob_waitingSince(ctx, field, obj)
 			if out.Values[i] == graphql.Null {
+				atomic.AddUint32(&out.Invalids, 1)
+			}
+		case "stage":
+			out.Values[i] = ec._QueuedJob_stage(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				atomic.AddUint32(&out.Invalids, 1)
+			}
+		case "reason":
+			out.Values[i] = ec._QueuedJob_reason(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				atomic.AddUint32(&out.Invalids, 1)
+			}
+		case "expectedStart":
+			out.Values[i] = ec._QueuedJob_expectedStart(ctx, field, obj)
+			if out.Values[i] == graphql.RequiredNull {
 				atomic.AddUint32(&out.Invalids, 1)
 			}
 		case "runId":
@@ -4728,6 +6656,122 @@ func (ec *executionContext) _QueuedJob(ctx context.Context, sel ast.SelectionSet
 				func(ctx context.Context) graphql.Marshaler {
 					return ec._QueuedJob_run(ctx, field, obj)
 				})
+		default:
+			panic("unknown field " + strconv.Quote(field.Name))
+		}
+	}
+	out.Dispatch(ctx)
+	if out.Invalids > 0 {
+		return graphql.Null
+	}
+
+	if n := len(deferred.Defers); n > 0 {
+		atomic.AddInt32(&ec.Deferred, int32(min(n, math.MaxInt32)))
+		ec.ProcessDeferredGroup(deferred)
+	}
+
+	return out
+}
+
+var repositoryStageImplementors = []string{"RepositoryStage"}
+
+func (ec *executionContext) _RepositoryStage(ctx context.Context, sel ast.SelectionSet, obj *lockstepv1.RepositoryStage) graphql.Marshaler {
+	fields := graphql.CollectFields(ec.OperationContext, sel, repositoryStageImplementors)
+
+	out := graphql.NewFieldSet(fields)
+	deferred := graphql.NewDeferredGroup(ctx)
+	for i, field := range fields {
+		switch field.Name {
+		case "__typename":
+			out.Values[i] = graphql.MarshalString("RepositoryStage")
+		case "name":
+			out.Values[i] = ec._RepositoryStage_name(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		case "ended":
+			out.Values[i] = ec._RepositoryStage_ended(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		case "wait":
+			out.Values[i] = ec._RepositoryStage_wait(ctx, field, obj)
+			if out.Values[i] == graphql.RequiredNull {
+				out.Invalids++
+			}
+		case "run":
+			out.Values[i] = ec._RepositoryStage_run(ctx, field, obj)
+			if out.Values[i] == graphql.RequiredNull {
+				out.Invalids++
+			}
+		default:
+			panic("unknown field " + strconv.Quote(field.Name))
+		}
+	}
+	out.Dispatch(ctx)
+	if out.Invalids > 0 {
+		return graphql.Null
+	}
+
+	if n := len(deferred.Defers); n > 0 {
+		atomic.AddInt32(&ec.Deferred, int32(min(n, math.MaxInt32)))
+		ec.ProcessDeferredGroup(deferred)
+	}
+
+	return out
+}
+
+var repositoryStatsImplementors = []string{"RepositoryStats"}
+
+func (ec *executionContext) _RepositoryStats(ctx context.Context, sel ast.SelectionSet, obj *lockstepv1.GetRepositoryStatsResponse) graphql.Marshaler {
+	fields := graphql.CollectFields(ec.OperationContext, sel, repositoryStatsImplementors)
+
+	out := graphql.NewFieldSet(fields)
+	deferred := graphql.NewDeferredGroup(ctx)
+	for i, field := range fields {
+		switch field.Name {
+		case "__typename":
+			out.Values[i] = graphql.MarshalString("RepositoryStats")
+		case "repository":
+			out.Values[i] = ec._RepositoryStats_repository(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		case "window":
+			out.Values[i] = ec._RepositoryStats_window(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		case "since":
+			out.Values[i] = ec._RepositoryStats_since(ctx, field, obj)
+			if out.Values[i] == graphql.RequiredNull {
+				out.Invalids++
+			}
+		case "runs":
+			out.Values[i] = ec._RepositoryStats_runs(ctx, field, obj)
+			if out.Values[i] == graphql.RequiredNull {
+				out.Invalids++
+			}
+		case "stages":
+			out.Values[i] = ec._RepositoryStats_stages(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		case "slowestJobs":
+			out.Values[i] = ec._RepositoryStats_slowestJobs(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		case "slowestSteps":
+			out.Values[i] = ec._RepositoryStats_slowestSteps(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		case "days":
+			out.Values[i] = ec._RepositoryStats_days(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
 		default:
 			panic("unknown field " + strconv.Quote(field.Name))
 		}
@@ -4939,6 +6983,127 @@ func (ec *executionContext) _RunEdge(ctx context.Context, sel ast.SelectionSet, 
 		case "node":
 			out.Values[i] = ec._RunEdge_node(ctx, field, obj)
 			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		default:
+			panic("unknown field " + strconv.Quote(field.Name))
+		}
+	}
+	out.Dispatch(ctx)
+	if out.Invalids > 0 {
+		return graphql.Null
+	}
+
+	if n := len(deferred.Defers); n > 0 {
+		atomic.AddInt32(&ec.Deferred, int32(min(n, math.MaxInt32)))
+		ec.ProcessDeferredGroup(deferred)
+	}
+
+	return out
+}
+
+var runFiguresImplementors = []string{"RunFigures"}
+
+func (ec *executionContext) _RunFigures(ctx context.Context, sel ast.SelectionSet, obj *lockstepv1.RunFigures) graphql.Marshaler {
+	fields := graphql.CollectFields(ec.OperationContext, sel, runFiguresImplementors)
+
+	out := graphql.NewFieldSet(fields)
+	deferred := graphql.NewDeferredGroup(ctx)
+	for i, field := range fields {
+		switch field.Name {
+		case "__typename":
+			out.Values[i] = graphql.MarshalString("RunFigures")
+		case "ended":
+			out.Values[i] = ec._RunFigures_ended(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		case "success":
+			out.Values[i] = ec._RunFigures_success(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		case "failure":
+			out.Values[i] = ec._RunFigures_failure(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		case "error":
+			out.Values[i] = ec._RunFigures_error(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		case "cancelled":
+			out.Values[i] = ec._RunFigures_cancelled(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		case "skipped":
+			out.Values[i] = ec._RunFigures_skipped(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		case "failureRate":
+			out.Values[i] = ec._RunFigures_failureRate(ctx, field, obj)
+			if out.Values[i] == graphql.RequiredNull {
+				out.Invalids++
+			}
+		case "duration":
+			out.Values[i] = ec._RunFigures_duration(ctx, field, obj)
+			if out.Values[i] == graphql.RequiredNull {
+				out.Invalids++
+			}
+		default:
+			panic("unknown field " + strconv.Quote(field.Name))
+		}
+	}
+	out.Dispatch(ctx)
+	if out.Invalids > 0 {
+		return graphql.Null
+	}
+
+	if n := len(deferred.Defers); n > 0 {
+		atomic.AddInt32(&ec.Deferred, int32(min(n, math.MaxInt32)))
+		ec.ProcessDeferredGroup(deferred)
+	}
+
+	return out
+}
+
+var stageFiguresImplementors = []string{"StageFigures"}
+
+func (ec *executionContext) _StageFigures(ctx context.Context, sel ast.SelectionSet, obj *lockstepv1.StageFigures) graphql.Marshaler {
+	fields := graphql.CollectFields(ec.OperationContext, sel, stageFiguresImplementors)
+
+	out := graphql.NewFieldSet(fields)
+	deferred := graphql.NewDeferredGroup(ctx)
+	for i, field := range fields {
+		switch field.Name {
+		case "__typename":
+			out.Values[i] = graphql.MarshalString("StageFigures")
+		case "since":
+			out.Values[i] = ec._StageFigures_since(ctx, field, obj)
+			if out.Values[i] == graphql.RequiredNull {
+				out.Invalids++
+			}
+		case "ended":
+			out.Values[i] = ec._StageFigures_ended(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		case "endedPerMinute":
+			out.Values[i] = ec._StageFigures_endedPerMinute(ctx, field, obj)
+			if out.Values[i] == graphql.Null {
+				out.Invalids++
+			}
+		case "wait":
+			out.Values[i] = ec._StageFigures_wait(ctx, field, obj)
+			if out.Values[i] == graphql.RequiredNull {
+				out.Invalids++
+			}
+		case "run":
+			out.Values[i] = ec._StageFigures_run(ctx, field, obj)
+			if out.Values[i] == graphql.RequiredNull {
 				out.Invalids++
 			}
 		default:
@@ -5500,6 +7665,44 @@ func (ec *executionContext) marshalNBoolean2bool(ctx context.Context, sel ast.Se
 	return res
 }
 
+func (ec *executionContext) marshalNDayFigures2ᚕᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐDayFiguresᚄ(ctx context.Context, sel ast.SelectionSet, v []*lockstepv1.DayFigures) graphql.Marshaler {
+	ret := graphql.MarshalSliceConcurrently(ctx, len(v), 64, false, func(ctx context.Context, i int) graphql.Marshaler {
+		fc := graphql.GetFieldContext(ctx)
+		fc.Result = &v[i]
+		return ec.marshalNDayFigures2ᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐDayFigures(ctx, sel, v[i])
+	})
+
+	for _, e := range ret {
+		if e == graphql.Null {
+			return graphql.Null
+		}
+	}
+
+	return ret
+}
+
+func (ec *executionContext) marshalNDayFigures2ᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐDayFigures(ctx context.Context, sel ast.SelectionSet, v *lockstepv1.DayFigures) graphql.Marshaler {
+	if v == nil {
+		graphql.AddInvalidNullError(ctx, "DayFigures!")
+		return graphql.Null
+	}
+	return ec._DayFigures(ctx, sel, v)
+}
+
+func (ec *executionContext) unmarshalNFloat2float64(ctx context.Context, v any) (float64, error) {
+	res, err := graphql.UnmarshalFloatContext(ctx, v)
+	return res, graphql.ErrorOnPath(ctx, err)
+}
+
+func (ec *executionContext) marshalNFloat2float64(ctx context.Context, sel ast.SelectionSet, v float64) graphql.Marshaler {
+	_ = sel
+	res := graphql.MarshalFloatContext(v)
+	if res == graphql.Null {
+		graphql.AddInvalidNullFromMarshaler(ctx, "Float!")
+	}
+	return graphql.WrapContextMarshaler(ctx, res)
+}
+
 func (ec *executionContext) unmarshalNID2string(ctx context.Context, v any) (string, error) {
 	res, err := model.UnmarshalID(v)
 	return res, graphql.ErrorOnPath(ctx, err)
@@ -5522,24 +7725,6 @@ func (ec *executionContext) unmarshalNInt2int32(ctx context.Context, v any) (int
 func (ec *executionContext) marshalNInt2int32(ctx context.Context, sel ast.SelectionSet, v int32) graphql.Marshaler {
 	_ = sel
 	res := model.MarshalInt(v)
-	if res == graphql.Null {
-		graphql.AddInvalidNullFromMarshaler(ctx, "Int!")
-	}
-	return res
-}
-
-func (ec *executionContext) unmarshalNInt2ᚖint32(ctx context.Context, v any) (*int32, error) {
-	res, err := model.UnmarshalInt(v)
-	return &res, graphql.ErrorOnPath(ctx, err)
-}
-
-func (ec *executionContext) marshalNInt2ᚖint32(ctx context.Context, sel ast.SelectionSet, v *int32) graphql.Marshaler {
-	if v == nil {
-		graphql.AddInvalidNullError(ctx, "Int!")
-		return graphql.Null
-	}
-	_ = sel
-	res := model.MarshalInt(*v)
 	if res == graphql.Null {
 		graphql.AddInvalidNullFromMarshaler(ctx, "Int!")
 	}
@@ -5592,12 +7777,60 @@ func (ec *executionContext) marshalNLong2int64(ctx context.Context, sel ast.Sele
 	return res
 }
 
+func (ec *executionContext) marshalNNamedFigures2ᚕᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐNamedFiguresᚄ(ctx context.Context, sel ast.SelectionSet, v []*lockstepv1.NamedFigures) graphql.Marshaler {
+	ret := graphql.MarshalSliceConcurrently(ctx, len(v), 64, false, func(ctx context.Context, i int) graphql.Marshaler {
+		fc := graphql.GetFieldContext(ctx)
+		fc.Result = &v[i]
+		return ec.marshalNNamedFigures2ᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐNamedFigures(ctx, sel, v[i])
+	})
+
+	for _, e := range ret {
+		if e == graphql.Null {
+			return graphql.Null
+		}
+	}
+
+	return ret
+}
+
+func (ec *executionContext) marshalNNamedFigures2ᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐNamedFigures(ctx context.Context, sel ast.SelectionSet, v *lockstepv1.NamedFigures) graphql.Marshaler {
+	if v == nil {
+		graphql.AddInvalidNullError(ctx, "NamedFigures!")
+		return graphql.Null
+	}
+	return ec._NamedFigures(ctx, sel, v)
+}
+
 func (ec *executionContext) marshalNPageInfo2ᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋinternalᚋgraphᚋmodelᚐPageInfo(ctx context.Context, sel ast.SelectionSet, v *model.PageInfo) graphql.Marshaler {
 	if v == nil {
 		graphql.AddInvalidNullError(ctx, "PageInfo!")
 		return graphql.Null
 	}
 	return ec._PageInfo(ctx, sel, v)
+}
+
+func (ec *executionContext) marshalNQueueStage2ᚕᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐQueueStageᚄ(ctx context.Context, sel ast.SelectionSet, v []*lockstepv1.QueueStage) graphql.Marshaler {
+	ret := graphql.MarshalSliceConcurrently(ctx, len(v), 64, false, func(ctx context.Context, i int) graphql.Marshaler {
+		fc := graphql.GetFieldContext(ctx)
+		fc.Result = &v[i]
+		return ec.marshalNQueueStage2ᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐQueueStage(ctx, sel, v[i])
+	})
+
+	for _, e := range ret {
+		if e == graphql.Null {
+			return graphql.Null
+		}
+	}
+
+	return ret
+}
+
+func (ec *executionContext) marshalNQueueStage2ᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐQueueStage(ctx context.Context, sel ast.SelectionSet, v *lockstepv1.QueueStage) graphql.Marshaler {
+	if v == nil {
+		graphql.AddInvalidNullError(ctx, "QueueStage!")
+		return graphql.Null
+	}
+	return ec._QueueStage(ctx, sel, v)
 }
 
 func (ec *executionContext) marshalNQueuedJob2ᚕᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐQueuedJobᚄ(ctx context.Context, sel ast.SelectionSet, v []*lockstepv1.QueuedJob) graphql.Marshaler {
@@ -5622,6 +7855,30 @@ func (ec *executionContext) marshalNQueuedJob2ᚖgithubᚗcomᚋlockstepᚑciᚋ
 		return graphql.Null
 	}
 	return ec._QueuedJob(ctx, sel, v)
+}
+
+func (ec *executionContext) marshalNRepositoryStage2ᚕᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐRepositoryStageᚄ(ctx context.Context, sel ast.SelectionSet, v []*lockstepv1.RepositoryStage) graphql.Marshaler {
+	ret := graphql.MarshalSliceConcurrently(ctx, len(v), 64, false, func(ctx context.Context, i int) graphql.Marshaler {
+		fc := graphql.GetFieldContext(ctx)
+		fc.Result = &v[i]
+		return ec.marshalNRepositoryStage2ᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐRepositoryStage(ctx, sel, v[i])
+	})
+
+	for _, e := range ret {
+		if e == graphql.Null {
+			return graphql.Null
+		}
+	}
+
+	return ret
+}
+
+func (ec *executionContext) marshalNRepositoryStage2ᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐRepositoryStage(ctx context.Context, sel ast.SelectionSet, v *lockstepv1.RepositoryStage) graphql.Marshaler {
+	if v == nil {
+		graphql.AddInvalidNullError(ctx, "RepositoryStage!")
+		return graphql.Null
+	}
+	return ec._RepositoryStage(ctx, sel, v)
 }
 
 func (ec *executionContext) marshalNRun2ᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐRun(ctx context.Context, sel ast.SelectionSet, v *lockstepv1.Run) graphql.Marshaler {
@@ -5906,6 +8163,23 @@ func (ec *executionContext) marshalOCreateRunPayload2ᚖgithubᚗcomᚋlockstep�
 	return ec._CreateRunPayload(ctx, sel, v)
 }
 
+func (ec *executionContext) unmarshalOFloat2ᚖfloat64(ctx context.Context, v any) (*float64, error) {
+	if v == nil {
+		return nil, nil
+	}
+	res, err := graphql.UnmarshalFloatContext(ctx, v)
+	return &res, graphql.ErrorOnPath(ctx, err)
+}
+
+func (ec *executionContext) marshalOFloat2ᚖfloat64(ctx context.Context, sel ast.SelectionSet, v *float64) graphql.Marshaler {
+	if v == nil {
+		return graphql.Null
+	}
+	_ = sel
+	res := graphql.MarshalFloatContext(*v)
+	return graphql.WrapContextMarshaler(ctx, res)
+}
+
 func (ec *executionContext) unmarshalOInt2ᚖint32(ctx context.Context, v any) (*int32, error) {
 	if v == nil {
 		return nil, nil
@@ -5957,11 +8231,25 @@ func (ec *executionContext) marshalOLong2ᚖint64(ctx context.Context, sel ast.S
 	return res
 }
 
+func (ec *executionContext) marshalOPercentiles2ᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐPercentiles(ctx context.Context, sel ast.SelectionSet, v *lockstepv1.Percentiles) graphql.Marshaler {
+	if v == nil {
+		return graphql.Null
+	}
+	return ec._Percentiles(ctx, sel, v)
+}
+
 func (ec *executionContext) marshalOQueue2ᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐListQueueResponse(ctx context.Context, sel ast.SelectionSet, v *lockstepv1.ListQueueResponse) graphql.Marshaler {
 	if v == nil {
 		return graphql.Null
 	}
 	return ec._Queue(ctx, sel, v)
+}
+
+func (ec *executionContext) marshalORepositoryStats2ᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐGetRepositoryStatsResponse(ctx context.Context, sel ast.SelectionSet, v *lockstepv1.GetRepositoryStatsResponse) graphql.Marshaler {
+	if v == nil {
+		return graphql.Null
+	}
+	return ec._RepositoryStats(ctx, sel, v)
 }
 
 func (ec *executionContext) marshalORerunRunPayload2ᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐRerunRunResponse(ctx context.Context, sel ast.SelectionSet, v *lockstepv1.RerunRunResponse) graphql.Marshaler {
@@ -5985,12 +8273,26 @@ func (ec *executionContext) marshalORunConnection2ᚖgithubᚗcomᚋlockstepᚑc
 	return ec._RunConnection(ctx, sel, v)
 }
 
+func (ec *executionContext) marshalORunFigures2ᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐRunFigures(ctx context.Context, sel ast.SelectionSet, v *lockstepv1.RunFigures) graphql.Marshaler {
+	if v == nil {
+		return graphql.Null
+	}
+	return ec._RunFigures(ctx, sel, v)
+}
+
 func (ec *executionContext) unmarshalORunFilter2ᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋinternalᚋgraphᚋmodelᚐRunFilter(ctx context.Context, v any) (*model.RunFilter, error) {
 	if v == nil {
 		return nil, nil
 	}
 	res, err := ec.unmarshalInputRunFilter(ctx, v)
 	return res, graphql.ErrorOnPath(ctx, err)
+}
+
+func (ec *executionContext) marshalOStageFigures2ᚖgithubᚗcomᚋlockstepᚑciᚋlockstepᚋservicesᚋapiᚑgatewayᚋgenᚋlockstepᚋv1ᚐStageFigures(ctx context.Context, sel ast.SelectionSet, v *lockstepv1.StageFigures) graphql.Marshaler {
+	if v == nil {
+		return graphql.Null
+	}
+	return ec._StageFigures(ctx, sel, v)
 }
 
 func (ec *executionContext) unmarshalOString2ᚖstring(ctx context.Context, v any) (*string, error) {
