@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -125,9 +126,14 @@ func TestInterfacesReadTheSame(t *testing.T) {
 	other, queued := g.create()
 	third, _ := g.create()
 	g.plan(queued)
-	g.db.Exec(t, "INSERT INTO ci_workers (stage, name, slots, lease) VALUES ('runner', 'host/1', 4, '20s')")
+	g.db.Exec(t, "INSERT INTO ci_workers (stage, name, slots, lease) VALUES ('runner', 'host/1', 1, '1h')")
 	g.db.Exec(t, "UPDATE ci_jobs SET worker_id = (SELECT min(id) FROM ci_workers) WHERE id = $1::text::bigint", job)
-	two := int32(2)
+	g.db.Exec(t, `INSERT INTO ci_tallies (repository, kind, minutes, begins_at, name, step, outcome, ended, took_ms, buckets)
+		SELECT repository, kind, 1440, date_bin('1 day', now(), 'epoch'), name, step, outcome, 4, 4e7, '{"98": 3, "100": 1}'
+		FROM (VALUES ('', 'work', 'running', '', 'success'), ($1, 'run', '', '', 'success'), ($1, 'run', '', '', 'failure'),
+		             ($1, 'job', 'ci / test', '', 'success'), ($1, 'step', 'ci / test', 'go test', 'failure')) AS v (repository, kind, name, step, outcome)`, repository)
+	two, day := int32(2), "24h"
+	stats := "/api/v1/repositories/" + url.PathEscape(repository) + "/stats"
 
 	tests := []struct {
 		path, procedure string
@@ -153,10 +159,20 @@ func TestInterfacesReadTheSame(t *testing.T) {
 			func() proto.Message { return &lockstepv1.GetJobResponse{} }, nil, []string{`{"run_id":"` + run + `","job":{"id":"` + job},
 			`{job(id:"` + job + `"){run{id}` + allOf("Job")[1:] + `}`, asJob},
 		{"/api/v1/queue", lockstepv1connect.QueueServiceListQueueProcedure, &lockstepv1.ListQueueRequest{},
-			func() proto.Message { return &lockstepv1.ListQueueResponse{} }, nil, []string{`{"id":"` + queued, `"status":"initialized","position":1`, `"status":"new","position":1`},
+			func() proto.Message { return &lockstepv1.ListQueueResponse{} }, nil, []string{`{"id":"` + queued, `"status":"initialized","position":1`, `"status":"new","position":1`,
+				`"reason":"it is next; 1 slot is busy, the only one of 1 runner","expected_start":"20`, `"reason":"no initializer is alive","expected_start":null`,
+				`{"name":"runner","takes":"initialized","holds":"running","waiting":1,"blocked":0,"held":1,"oldest_waiting_since":"20`, `"ended_per_minute":0,"wait":{"p50_ms":null,`},
 			`{queue` + allOf("Queue") + `}`, only},
+		{stats, lockstepv1connect.QueueServiceGetRepositoryStatsProcedure, &lockstepv1.GetRepositoryStatsRequest{Repository: repository},
+			func() proto.Message { return &lockstepv1.GetRepositoryStatsResponse{} }, nil, []string{`{"repository":"` + repository + `","window":"7d","since":"20`,
+				`"runs":{"ended":8,"success":4,"failure":4,"error":0,"cancelled":0,"skipped":0,"failure_rate":0.5,"duration":{"p50_ms":10847,`,
+				`"slowest_steps":[{"job":"ci / test","step":"go test","ended":4,"failed":4,"mean_ms":10000000,`, `"days":[{"begins_at":"20`},
+			`{repositoryStats(repository:"` + repository + `")` + allOf("RepositoryStats") + `}`, only},
+		{stats + "?window=24h", lockstepv1connect.QueueServiceGetRepositoryStatsProcedure, &lockstepv1.GetRepositoryStatsRequest{Repository: repository, Window: &day},
+			func() proto.Message { return &lockstepv1.GetRepositoryStatsResponse{} }, nil, []string{`"window":"24h","since":"20`, `"failure_rate":null`},
+			`{repositoryStats(repository:"` + repository + `",window:"24h")` + allOf("RepositoryStats") + `}`, only},
 		{"/api/v1/workers", lockstepv1connect.QueueServiceListWorkersProcedure, &lockstepv1.ListWorkersRequest{},
-			func() proto.Message { return &lockstepv1.ListWorkersResponse{} }, nil, []string{`"stage":"runner","name":"host/1","slots":4,"busy":1`},
+			func() proto.Message { return &lockstepv1.ListWorkersResponse{} }, nil, []string{`"stage":"runner","name":"host/1","slots":1,"busy":1`},
 			`{workers` + allOf("Worker") + `}`, func(data map[string]any) any { return data }},
 	}
 	clients := g.rpcs(token)
@@ -206,7 +222,7 @@ func TestInterfacesRefuseTheSame(t *testing.T) {
 	g.send("POST", "/api/v1/runs/"+run+"/cancel", "")
 	key := "used"
 	g.send("POST", "/api/v1/runs", `{"repository":"`+repository+`"}`, "Idempotency-Key", key)
-	zero, forged, bad, empty := int32(0), "MTI", "a b", ""
+	zero, forged, bad, empty, hour := int32(0), "MTI", "a b", "", "1h"
 	before := jobstest.Value[int64](t, g.db, "SELECT count(*) FROM ci_runs")
 	create, list := lockstepv1connect.RunServiceCreateRunProcedure, lockstepv1connect.RunServiceListRunsProcedure
 	tests := []struct {
@@ -241,6 +257,10 @@ func TestInterfacesRefuseTheSame(t *testing.T) {
 			`{runs(after:"MTI"){edges{cursor}}}`},
 		{"an empty cursor", "GET", "/api/v1/runs?cursor=", "", "", list, &lockstepv1.ListRunsRequest{Cursor: &empty}, codes.InvalidArgument,
 			`{runs(after:""){edges{cursor}}}`},
+		{"no such repository", "GET", "/api/v1/repositories/example.com%2Fa%2Fb/stats", "", "", lockstepv1connect.QueueServiceGetRepositoryStatsProcedure, &lockstepv1.GetRepositoryStatsRequest{Repository: "example.com/a/b"}, codes.NotFound,
+			`{repositoryStats(repository:"example.com/a/b"){window}}`},
+		{"a window that is none", "GET", "/api/v1/repositories/example.com%2Fa%2Fb/stats?window=1h", "", "", lockstepv1connect.QueueServiceGetRepositoryStatsProcedure, &lockstepv1.GetRepositoryStatsRequest{Repository: "example.com/a/b", Window: &hour}, codes.InvalidArgument,
+			`{repositoryStats(repository:"example.com/a/b",window:"1h"){window}}`},
 		{"limit 0 of the queue", "GET", "/api/v1/queue?limit=0", "", "", lockstepv1connect.QueueServiceListQueueProcedure, &lockstepv1.ListQueueRequest{Limit: &zero}, codes.InvalidArgument,
 			`{queue(first:0){jobs{id}}}`},
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -227,8 +228,7 @@ func (s *Service) ListQueue(ctx context.Context, request *lockstepv1.ListQueueRe
 	if err != nil {
 		return nil, err
 	}
-	found, err := queue.Waiting(ctx, s.pool, limit)
-	return &lockstepv1.ListQueueResponse{Jobs: found}, err
+	return queue.Read(ctx, s.pool, limit, auth.From(ctx).Repository)
 }
 
 // ListWorkers lists who works.
@@ -238,11 +238,23 @@ func (s *Service) ListWorkers(ctx context.Context, _ *lockstepv1.ListWorkersRequ
 }
 
 // GetRepositoryStats tells how long a repository's runs took, and what came of them.
-func (s *Service) GetRepositoryStats(_ context.Context, request *lockstepv1.GetRepositoryStatsRequest) (*lockstepv1.GetRepositoryStatsResponse, error) {
-	if _, err := runs.RepositoryInPath(request.GetRepository()); err != nil {
+func (s *Service) GetRepositoryStats(ctx context.Context, request *lockstepv1.GetRepositoryStatsRequest) (*lockstepv1.GetRepositoryStatsResponse, error) {
+	repository, err := runs.RepositoryInPath(request.GetRepository())
+	if err != nil {
 		return nil, &runs.Invalid{Field: "repository", Reason: err.Error()}
 	}
-	return nil, problem.New(http.StatusNotImplemented, "unimplemented", "this is not counted yet")
+	window := queue.Windows[0]
+	if request.Window != nil {
+		i := slices.IndexFunc(queue.Windows, func(w queue.Window) bool { return w.Name == request.GetWindow() })
+		if i < 0 {
+			return nil, problem.In("window", http.StatusBadRequest, "invalid_parameter", "give 24h, 7d or 30d")
+		}
+		window = queue.Windows[i]
+	}
+	if !auth.From(ctx).Sees(repository) {
+		return nil, fmt.Errorf("read statistics of %s: %w", repository, jobs.ErrNotFound)
+	}
+	return queue.Stats(ctx, s.pool, repository, window)
 }
 
 func parseID(text string) (int64, error) {
