@@ -286,6 +286,68 @@ func TestSlowReadersAreDroppedAndGoOnWhereTheyStopped(t *testing.T) {
 	}
 }
 
+// What the gateway tells is written past the WebSocket library, which answers pings on the same connection.
+func TestPongsFitBetweenWhatIsTold(t *testing.T) {
+	t.Parallel()
+	g := start(t)
+	run, job := g.create()
+	g.plan(job)
+	w := g.claim(job)
+	ctx := g.context()
+	conn, err := g.dial(ctx, run, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.CloseNow() }()
+	if err := follow(ctx, conn, job, 0); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	var pongs atomic.Int64
+	var pinging sync.WaitGroup
+	for range 32 { // each waits for its pong
+		pinging.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				if err := conn.Ping(ctx); err != nil {
+					t.Errorf("ping: %v", err)
+					return
+				}
+				pongs.Add(1)
+			}
+		})
+	}
+	const lines = 40_000 // 4 MB: they come in many pieces
+	for line := range lines {
+		if _, err := fmt.Fprintf(w, "%99d\n", line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var size int64
+	for size < 100*lines {
+		_, message, err := conn.Read(ctx)
+		var m told
+		if err == nil {
+			err = json.Unmarshal(message, &m)
+		}
+		if err != nil || m.Type == "log" && m.Offset != size {
+			t.Fatalf("after %d bytes: %.80s (%v)", size, message, err)
+		}
+		size += int64(len(m.Data))
+	}
+	close(done)
+	go func() { _, _, _ = conn.Read(ctx) }() // for the last pongs
+	pinging.Wait()
+	if n := pongs.Load(); n <= 32 {
+		t.Errorf("%d pongs while the log came", n)
+	}
+	g.end(job, jobs.StatusSuccess, w)
+}
+
 // logFrom follows a log from a byte on to its end, and returns how long that is.
 func (g *gateway) logFrom(run, job string, offset int64) (size int64) {
 	g.t.Helper()
