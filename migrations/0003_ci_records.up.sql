@@ -162,16 +162,21 @@ CREATE INDEX ci_approvals_list       ON ci_approvals (status, id);
 CREATE INDEX ci_approvals_deliveries ON ci_approvals (delivery_id);
 CREATE INDEX ci_approvals_runs       ON ci_approvals (run_id) WHERE run_id IS NOT NULL; -- for the foreign key
 
--- Webhook deliveries that GitHub failed to make. A source is an App or one hook; whoever moves next_look looks at it, so that
--- of several gateways one does. A delivery that was asked for again is noted first: nobody asks twice needlessly.
+-- Where webhook deliveries that failed are looked for: an App or one hook. Whoever moves next_look looks: of several gateways one.
 CREATE TABLE ci_webhook_sources (
     source    text PRIMARY KEY,
-    next_look timestamptz NOT NULL
+    next_look timestamptz NOT NULL,
+    seen_to   timestamptz            -- GitHub's deliveries up to then have been looked at
 );
+-- Those that failed. That one is asked for again is written down first, so that nobody asks twice needlessly.
 CREATE TABLE ci_redeliveries (
-    delivery_id text PRIMARY KEY,
-    tries       integer NOT NULL,
-    asked_at    timestamptz NOT NULL
+    source      text NOT NULL,
+    delivery_id text,
+    attempt_id  bigint NOT NULL,     -- GitHub's number of an attempt to deliver it
+    failed_at   timestamptz NOT NULL,
+    tries       integer NOT NULL DEFAULT 0,
+    next_try    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (source, delivery_id)
 );
 
 -- What GitHub is to be told: one row for each context of a commit, with the version wanted and the version sent.

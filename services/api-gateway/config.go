@@ -16,6 +16,7 @@ const minSecret = 16 // characters: what cannot be guessed
 // config is what the environment says.
 type config struct {
 	service.Common
+	GitHub
 	HTTPAddr      string   `envconfig:"HTTP_ADDR" default:"127.0.0.1:8080" desc:"address of API, pages, webhooks, /healthz, /readyz and /metrics"`
 	AdminToken    string   `envconfig:"ADMIN_TOKEN" required:"true" desc:"who sends it may do everything; at least 16 characters"`
 	WebhookSecret []string `envconfig:"GITHUB_WEBHOOK_SECRET" required:"true" desc:"what GitHub signs deliveries with, at least 16 characters; several with commas while one is being replaced"`

@@ -58,6 +58,19 @@ func TestWrongSettingIsNamedAndNoSecretIsShown(t *testing.T) {
 		{"PUBLIC_URL", "https://ci.example.com?x"},
 		{"ANONYMOUS_READ", "perhaps"},
 		{"LOG_LEVEL", "loud"},
+		{"GITHUB_API_URL", "http://github.example.com/"},
+		{"GITHUB_API_URL", "https://me:secret@github.example.com/"},
+		{"GITHUB_API_URL", "github.example.com"},
+		{"GITHUB_APP_ID", "-1"},
+		{"GITHUB_APP_ID", "my-app"},
+		{"GITHUB_APP_PRIVATE_KEY", "a-private-key"}, // of no App
+		{"GITHUB_APP_PRIVATE_KEY_FILE", "/run/secrets/key"},
+		{"GITHUB_TOKEN", "two words"},
+		{"GITHUB_HOOKS", "owner/name"},
+		{"GITHUB_HOOKS", "owner/name/5,owner/../6"},
+		{"GITHUB_HOOKS", "owner/name/0"},
+		{"REDELIVER_EVERY", "5"},
+		{"REDELIVER_EVERY", "1ms"},
 	}
 	for _, test := range tests {
 		t.Run(test.name+"="+test.value, func(t *testing.T) {

@@ -6,6 +6,8 @@ require github.com/lockstep-ci/lockstep/pkg/jobs v0.0.0
 
 require (
 	github.com/agnivade/levenshtein v1.2.2 // indirect
+	github.com/golang-jwt/jwt/v4 v4.5.2 // indirect
+	github.com/google/go-querystring v1.1.0 // indirect
 	github.com/google/uuid v1.6.0 // indirect
 	github.com/lockstep-ci/lockstep/migrations v0.0.0 // indirect
 	github.com/sosodev/duration v1.4.0 // indirect
@@ -17,9 +19,11 @@ replace github.com/lockstep-ci/lockstep/migrations => ../../migrations
 
 require (
 	connectrpc.com/connect v1.21.1
+	github.com/bradleyfalzon/ghinstallation/v2 v2.10.0
 	github.com/coder/websocket v1.8.15
 	github.com/getkin/kin-openapi v0.152.0
 	github.com/google/go-cmp v0.7.0
+	github.com/google/go-github/v60 v60.0.0
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/prometheus/client_golang v1.25.0
 	github.com/vektah/gqlparser/v2 v2.5.64

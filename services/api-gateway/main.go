@@ -11,6 +11,7 @@ import (
 	"github.com/lockstep-ci/lockstep/pkg/jobs"
 	"github.com/lockstep-ci/lockstep/pkg/jobs/service"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/gateway"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/redeliver"
 )
 
 const name = "api-gateway"
@@ -26,6 +27,10 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	again, err := cfg.options()
+	if err != nil {
+		return err
+	}
 	db, err := jobs.Open(ctx, cfg.DatabaseURL, jobs.Options{App: name, ListenURL: cfg.ListenDatabaseURL, Log: log})
 	if err != nil {
 		return err
@@ -34,6 +39,12 @@ func run(ctx context.Context) error {
 	if err := service.ServeOps(ctx, cfg.OpsAddr, db, log); err != nil {
 		return err
 	}
+
+	finder, err := redeliver.New(db, again, log)
+	if err != nil {
+		return err
+	}
+	go finder.Run(ctx) // what it does not end, the next one does
 
 	listener, err := net.Listen("tcp", cfg.HTTPAddr)
 	if err != nil {
@@ -44,6 +55,7 @@ func run(ctx context.Context) error {
 	return gateway.New(db, gateway.Options{
 		AdminToken:     cfg.AdminToken,
 		WebhookSecrets: cfg.WebhookSecret,
+		AppID:          cfg.AppID,
 		PublicURL:      publicURL,
 		AnonymousRead:  cfg.AnonymousRead,
 	}, log).Serve(ctx, listener)
