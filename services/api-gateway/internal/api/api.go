@@ -186,17 +186,19 @@ func (s *Service) ListRuns(ctx context.Context, request *lockstepv1.ListRunsRequ
 		}
 		before = id
 	}
-	found, err := s.runs.Latest(ctx, before, int(limit)+1)
+	filter := runs.Filter{
+		Repository: request.Repository, Status: request.Status, Event: request.Event, Ref: request.Ref, PullRequest: request.PullRequest,
+	}
+	page, err := s.runs.List(ctx, filter, before, int(limit))
 	if err != nil {
 		return nil, err
 	}
 	answer := &lockstepv1.ListRunsResponse{}
-	if len(found) > int(limit) {
-		found = found[:limit]
-		answer.NextCursor = sealCursor(runsCursor, found[limit-1].ID)
+	if page.Next != 0 {
+		answer.NextCursor = sealCursor(runsCursor, strconv.FormatInt(page.Next, 10))
 	}
-	for i := range found {
-		answer.Runs = append(answer.Runs, found[i].Message())
+	for i := range page.Runs {
+		answer.Runs = append(answer.Runs, page.Runs[i].Message())
 	}
 	return answer, nil
 }

@@ -53,6 +53,9 @@ func (q query) Job(ctx context.Context, id string) (*model.Job, error) {
 
 func (q query) Runs(ctx context.Context, first *int32, after *string, filter *model.RunFilter) (*model.RunConnection, error) {
 	request := &lockstepv1.ListRunsRequest{Limit: given(first), Cursor: after}
+	if f := filter; f != nil {
+		request.Repository, request.Status, request.Event, request.Ref, request.PullRequest = f.Repository, f.Status, f.Event, f.Ref, f.PullRequest
+	}
 	page, err := q.ListRuns(ctx, request)
 	if err != nil {
 		return nil, err
@@ -63,6 +66,9 @@ func (q query) Runs(ctx context.Context, first *int32, after *string, filter *mo
 	}
 	if n := len(connection.Edges); n > 0 {
 		connection.PageInfo.StartCursor, connection.PageInfo.EndCursor = &connection.Edges[0].Cursor, &connection.Edges[n-1].Cursor
+	}
+	if page.NextCursor != nil { // it may be behind runs that do not fit
+		connection.PageInfo.EndCursor = page.NextCursor
 	}
 	return connection, nil
 }

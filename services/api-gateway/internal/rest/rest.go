@@ -116,13 +116,13 @@ func (a *API) GetRun(w http.ResponseWriter, r *http.Request) error {
 
 // ListRuns answers GET /api/v1/runs.
 func (a *API) ListRuns(w http.ResponseWriter, r *http.Request) error {
-	values, err := query(r, "limit", "cursor")
+	values, err := query(r, "limit", "cursor", "repository", "status", "event", "ref", "pull_request")
 	if err != nil {
 		return err
 	}
-	request := &lockstepv1.ListRunsRequest{Limit: limit(values)}
-	if cursor, given := values["cursor"]; given {
-		request.Cursor = &cursor
+	request := &lockstepv1.ListRunsRequest{
+		Limit: numbered(values, "limit"), Cursor: given(values, "cursor"), Repository: given(values, "repository"), Status: given(values, "status"),
+		Event: given(values, "event"), Ref: given(values, "ref"), PullRequest: numbered(values, "pull_request"),
 	}
 	answer, err := a.service.ListRuns(r.Context(), request)
 	return read(w, r, answer, err)
@@ -171,13 +171,16 @@ func (a *API) GetRepositoryStats(w http.ResponseWriter, r *http.Request) error {
 }
 
 // limit is the parameter as the service judges it: what is no number is as wrong as 0.
-func limit(values map[string]string) *int32 {
-	text, given := values["limit"]
+func limit(values map[string]string) *int32 { return numbered(values, "limit") }
+
+// numbered is a parameter as the service judges it; nil: it is not there.
+func numbered(values map[string]string, name string) *int32 {
+	text, given := values[name]
 	if !given {
 		return nil
 	}
-	asked := params.Number(text)
-	return &asked
+	n := params.Number(text)
+	return &n
 }
 
 // query returns the parameters, each given once, and refuses those that the route does not know.

@@ -116,15 +116,6 @@ func (s *Service) ReadOfJobs(ctx context.Context, jobs []int64) ([]Run, error) {
 	return s.Read(ctx, ids)
 }
 
-// Latest returns the newest runs whose id is below before, at most limit of them.
-func (s *Service) Latest(ctx context.Context, before int64, limit int) ([]Run, error) {
-	ids, err := collect(ctx, s, "latest", pgx.NamedArgs{"before": before, "limit": limit}, pgx.RowTo[int64])
-	if err != nil {
-		return nil, err
-	}
-	return s.Read(ctx, ids)
-}
-
 // Summaries returns the newest runs without their jobs, at most limit of them.
 func (s *Service) Summaries(ctx context.Context, limit int) ([]Summary, error) {
 	found, err := collect(ctx, s, "summaries", pgx.NamedArgs{"limit": limit}, pgx.RowToStructByName[Summary])

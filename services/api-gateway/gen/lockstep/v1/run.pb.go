@@ -458,7 +458,17 @@ type ListRunsRequest struct {
 	// How many runs at most, 1 to 100; absent: 20.
 	Limit *int32 `protobuf:"varint,1,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
 	// next_cursor of the page before; absent: the first page.
-	Cursor        *string `protobuf:"bytes,2,opt,name=cursor,proto3,oneof" json:"cursor,omitempty"`
+	Cursor *string `protobuf:"bytes,2,opt,name=cursor,proto3,oneof" json:"cursor,omitempty"`
+	// Only runs of this one: https://host/owner/name.
+	Repository *string `protobuf:"bytes,3,opt,name=repository,proto3,oneof" json:"repository,omitempty"`
+	// Only runs in this state: new, running, success, failure, error, cancelled or skipped.
+	Status *string `protobuf:"bytes,4,opt,name=status,proto3,oneof" json:"status,omitempty"`
+	// Only runs of this event: push, pull_request, workflow_dispatch or manual.
+	Event *string `protobuf:"bytes,5,opt,name=event,proto3,oneof" json:"event,omitempty"`
+	// Only runs of this branch, tag or full ref.
+	Ref *string `protobuf:"bytes,6,opt,name=ref,proto3,oneof" json:"ref,omitempty"`
+	// Only runs of the pull request with this number, from 1.
+	PullRequest   *int32 `protobuf:"varint,7,opt,name=pull_request,json=pullRequest,proto3,oneof" json:"pull_request,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -507,7 +517,42 @@ func (x *ListRunsRequest) GetCursor() string {
 	return ""
 }
 
-// A page of runs.
+func (x *ListRunsRequest) GetRepository() string {
+	if x != nil && x.Repository != nil {
+		return *x.Repository
+	}
+	return ""
+}
+
+func (x *ListRunsRequest) GetStatus() string {
+	if x != nil && x.Status != nil {
+		return *x.Status
+	}
+	return ""
+}
+
+func (x *ListRunsRequest) GetEvent() string {
+	if x != nil && x.Event != nil {
+		return *x.Event
+	}
+	return ""
+}
+
+func (x *ListRunsRequest) GetRef() string {
+	if x != nil && x.Ref != nil {
+		return *x.Ref
+	}
+	return ""
+}
+
+func (x *ListRunsRequest) GetPullRequest() int32 {
+	if x != nil && x.PullRequest != nil {
+		return *x.PullRequest
+	}
+	return 0
+}
+
+// A page of runs. Of a long list with few that fit, a page may have fewer runs than asked for, or none, and yet a next_cursor.
 type ListRunsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Runs  []*Run                 `protobuf:"bytes,1,rep,name=runs,proto3" json:"runs,omitempty"`
@@ -1051,12 +1096,24 @@ const file_lockstep_v1_run_proto_rawDesc = "" +
 	"\x10_idempotency_key\"S\n" +
 	"\x11CreateRunResponse\x12\"\n" +
 	"\x03run\x18\x01 \x01(\v2\x10.lockstep.v1.RunR\x03run\x12\x1a\n" +
-	"\breplayed\x18\x02 \x01(\bR\breplayed\"^\n" +
+	"\breplayed\x18\x02 \x01(\bR\breplayed\"\xb7\x02\n" +
 	"\x0fListRunsRequest\x12\x19\n" +
 	"\x05limit\x18\x01 \x01(\x05H\x00R\x05limit\x88\x01\x01\x12\x1b\n" +
-	"\x06cursor\x18\x02 \x01(\tH\x01R\x06cursor\x88\x01\x01B\b\n" +
+	"\x06cursor\x18\x02 \x01(\tH\x01R\x06cursor\x88\x01\x01\x12#\n" +
+	"\n" +
+	"repository\x18\x03 \x01(\tH\x02R\n" +
+	"repository\x88\x01\x01\x12\x1b\n" +
+	"\x06status\x18\x04 \x01(\tH\x03R\x06status\x88\x01\x01\x12\x19\n" +
+	"\x05event\x18\x05 \x01(\tH\x04R\x05event\x88\x01\x01\x12\x15\n" +
+	"\x03ref\x18\x06 \x01(\tH\x05R\x03ref\x88\x01\x01\x12&\n" +
+	"\fpull_request\x18\a \x01(\x05H\x06R\vpullRequest\x88\x01\x01B\b\n" +
 	"\x06_limitB\t\n" +
-	"\a_cursor\"n\n" +
+	"\a_cursorB\r\n" +
+	"\v_repositoryB\t\n" +
+	"\a_statusB\b\n" +
+	"\x06_eventB\x06\n" +
+	"\x04_refB\x0f\n" +
+	"\r_pull_request\"n\n" +
 	"\x10ListRunsResponse\x12$\n" +
 	"\x04runs\x18\x01 \x03(\v2\x10.lockstep.v1.RunR\x04runs\x12$\n" +
 	"\vnext_cursor\x18\x02 \x01(\tH\x00R\n" +

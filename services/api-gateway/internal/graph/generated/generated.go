@@ -321,6 +321,7 @@ type Step {
   logOffset: Long
 }
 
+"A page. Of a long list with few that fit, it may have fewer runs than asked for, or none, and yet a next page."
 type RunConnection {
   edges: [RunEdge!]!
   pageInfo: PageInfo!
@@ -340,7 +341,15 @@ type PageInfo {
 
 "What a run must be to be listed; all that is given."
 input RunFilter {
+  "https://host/owner/name."
   repository: String
+  "new, running, success, failure, error, cancelled or skipped."
+  status: String
+  "push, pull_request, workflow_dispatch or manual."
+  event: String
+  "A branch, tag or full ref."
+  ref: String
+  pullRequest: Int
 }
 
 "What waits, as of one moment."
@@ -5897,7 +5906,7 @@ func (ec *executionContext) unmarshalInputRunFilter(ctx context.Context, obj any
 		asMap[k] = v
 	}
 
-	fieldsInOrder := [...]string{"repository"}
+	fieldsInOrder := [...]string{"repository", "status", "event", "ref", "pullRequest"}
 	for _, k := range fieldsInOrder {
 		v, ok := asMap[k]
 		if !ok {
@@ -5911,6 +5920,34 @@ func (ec *executionContext) unmarshalInputRunFilter(ctx context.Context, obj any
 				return &it, err
 			}
 			it.Repository = data
+		case "status":
+			ctx := graphql.WithPathContext(ctx, graphql.NewPathWithField("status"))
+			data, err := ec.unmarshalOString2ᚖstring(ctx, v)
+			if err != nil {
+				return &it, err
+			}
+			it.Status = data
+		case "event":
+			ctx := graphql.WithPathContext(ctx, graphql.NewPathWithField("event"))
+			data, err := ec.unmarshalOString2ᚖstring(ctx, v)
+			if err != nil {
+				return &it, err
+			}
+			it.Event = data
+		case "ref":
+			ctx := graphql.WithPathContext(ctx, graphql.NewPathWithField("ref"))
+			data, err := ec.unmarshalOString2ᚖstring(ctx, v)
+			if err != nil {
+				return &it, err
+			}
+			it.Ref = data
+		case "pullRequest":
+			ctx := graphql.WithPathContext(ctx, graphql.NewPathWithField("pullRequest"))
+			data, err := ec.unmarshalOInt2ᚖint32(ctx, v)
+			if err != nil {
+				return &it, err
+			}
+			it.PullRequest = data
 		}
 	}
 	return &it, nil

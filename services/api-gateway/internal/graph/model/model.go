@@ -31,5 +31,6 @@ type PageInfo struct {
 
 // RunFilter is what a run must be to be listed. nil asks nothing.
 type RunFilter struct {
-	Repository *string
+	Repository, Status, Event, Ref *string
+	PullRequest                    *int32
 }
