@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"math/rand/v2"
 	"net/http"
@@ -204,10 +205,11 @@ func sign(payload []byte) string {
 
 // pushPayload is what GitHub says of a push, as far as anybody looks at it.
 func pushPayload(repository, commit string) []byte {
+	name := repository[len("https://github.com/"):]
 	return encode(map[string]any{
 		"ref": "refs/heads/main", "before": "0000000000000000000000000000000000000000", "after": commit, "deleted": false,
-		"head_commit": map[string]string{"id": commit, "message": "Trick"}, "sender": map[string]string{"login": "ada"},
-		"repository": map[string]string{"full_name": repository[len("https://github.com/"):], "html_url": repository},
+		"head_commit": map[string]string{"id": commit, "message": "Trick"}, "sender": map[string]any{"login": "ada", "id": 1},
+		"repository": map[string]any{"id": 1 + crc32.ChecksumIEEE([]byte(name)), "full_name": name, "html_url": repository},
 	})
 }
 
