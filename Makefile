@@ -6,6 +6,10 @@ ALL           = $(ROOT)/...
 # A module's path below ROOT is its folder: pkg/jobs, services/runner, …
 MODULES       = $(patsubst $(ROOT)/%,%,$(shell go list -m))
 SERVICES      = $(notdir $(patsubst %/go.mod,%,$(wildcard services/*/go.mod)))
+# Tests wait as often as they work (leases, browsers, servers that restart), so one package more than there are cores runs at once;
+# the two that take longest begin first.
+AT_ONCE       = -p $(or $(shell expr $$(getconf _NPROCESSORS_ONLN 2>/dev/null) + 1 2>/dev/null),3)
+LONGEST       = $(ROOT)/pkg/jobs $(ROOT)/test/e2e
 # -race needs a C compiler; Go itself turns cgo off where there is none.
 RACE          = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 GOLANGCI_LINT = bin/tools/golangci-lint
@@ -23,7 +27,7 @@ run: build ## start Lockstep and run the example through it; REPO=<url or path> 
 
 # -count=1: the tests read binaries and manifests outside their modules, which Go's test cache does not watch.
 test: build browser ## test everything on a real PostgreSQL of its own (or on TEST_DATABASE_URL)
-	@status=0; LOCKSTEP_BIN=$(CURDIR)/bin bin/withpg -- go test $(RACE) -count=1 $(SHORT) $(ALL) || status=$$?; \
+	@status=0; LOCKSTEP_BIN=$(CURDIR)/bin bin/withpg -- go test $(AT_ONCE) $(RACE) -count=1 $(SHORT) $(LONGEST) $(ALL) || status=$$?; \
 	echo "the queue once more, without notifications"; \
 	LOCKSTEP_TEST_NOTIFY=off bin/withpg -- go test $(RACE) -count=1 $(SHORT) -skip 'Interleaving|Model|Outlive|LongTransaction|Locked|Waited|Exhausted' $(ROOT)/pkg/jobs || status=$$?; \
 	[ -n "$(RACE)" ] || echo "no C compiler: tested without -race"; \
