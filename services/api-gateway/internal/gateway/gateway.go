@@ -56,7 +56,7 @@ func New(db *jobs.DB, options Options, log *zap.Logger) *Gateway {
 func routes(db *jobs.DB, runs *runs.Service, hub *watch.Hub, guard *auth.Guard, options Options, log *zap.Logger) http.Handler {
 	var (
 		calls    = api.New(runs, hub, db, log)
-		json     = rest.New(calls, hub, log)
+		json     = rest.New(calls, hub, options.PublicURL, log)
 		receiver = webhook.New(db, options.WebhookSecrets, options.AppID, log)
 		graphql  = graph.New(calls, options.PublicURL, log)
 		socket   = watch.NewSocket(hub, runs, options.PublicURL, log)

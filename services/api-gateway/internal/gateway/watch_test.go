@@ -289,7 +289,7 @@ func TestStoppingSendsWatchersAway(t *testing.T) {
 func TestPagesOfOtherSitesMayNotWatch(t *testing.T) {
 	t.Parallel()
 	s := start(t, func(o *gateway.Options) { o.PublicURL = "https://ci.example.com" })
-	host := strings.TrimPrefix(s.url, "http://")
+	host, run := strings.TrimPrefix(s.url, "http://"), s.create().ID
 	for origin, may := range map[string]bool{
 		"https://ci.example.com": true, "http://" + host: true,
 		"http://ci.example.com": false, "https://ci.example.com.evil.example": false, "https://evil.example": false, "null": false,
@@ -301,6 +301,10 @@ func TestPagesOfOtherSitesMayNotWatch(t *testing.T) {
 		}
 		if err == nil {
 			_ = conn.CloseNow()
+		}
+		events := s.send("HEAD", "/api/v1/runs/"+run+"/events", "", "Origin", origin)
+		if (events.status == http.StatusOK) != may || !may && events.status != http.StatusForbidden {
+			t.Errorf("origin %q, events: %d", origin, events.status)
 		}
 	}
 }

@@ -59,10 +59,10 @@ type connection struct {
 
 // socket serves subscriptions.
 func (h *Handler) socket(w http.ResponseWriter, r *http.Request) error {
-	if !watch.MayCome(r, h.origin) {
-		return problem.In("Origin", http.StatusForbidden, "origin_refused", "pages of another site may not watch")
+	if err := watch.CheckOrigin(r, h.origin); err != nil {
+		return err
 	}
-	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true, Subprotocols: []string{protocol}}) // MayCome has judged the origin
+	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true, Subprotocols: []string{protocol}}) // CheckOrigin has judged
 	if err != nil {
 		return nil // Accept has answered
 	}

@@ -31,6 +31,9 @@ const (
 // from there. After the run and the logs have ended, so does the answer; who comes back behind the end is told 204, on which a
 // browser's EventSource gives up.
 func (a *API) RunEvents(w http.ResponseWriter, r *http.Request) error {
+	if err := watch.CheckOrigin(r, a.origin); err != nil {
+		return err
+	}
 	values, err := query(r, "logs")
 	if err != nil {
 		return err

@@ -28,12 +28,13 @@ const (
 type API struct {
 	service *api.Service
 	hub     *watch.Hub
+	origin  string // of PUBLIC_URL
 	log     *zap.Logger
 }
 
-// New answers by service; events come from hub.
-func New(service *api.Service, hub *watch.Hub, log *zap.Logger) *API {
-	return &API{service: service, hub: hub, log: log}
+// New answers by service; events come from hub, for pages of publicURL.
+func New(service *api.Service, hub *watch.Hub, publicURL string, log *zap.Logger) *API {
+	return &API{service: service, hub: hub, origin: publicURL, log: log}
 }
 
 // CreateRun answers POST /api/v1/runs.

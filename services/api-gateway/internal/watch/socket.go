@@ -57,8 +57,8 @@ func NewSocket(hub *Hub, service *runs.Service, publicURL string, log *zap.Logge
 
 // Serve answers GET /api/v1/watch: with ?run= one run, else the list of the latest runs.
 func (s *Socket) Serve(w http.ResponseWriter, r *http.Request) error {
-	if !MayCome(r, s.origin) {
-		return problem.In("Origin", http.StatusForbidden, "origin_refused", "pages of another site may not watch")
+	if err := CheckOrigin(r, s.origin); err != nil {
+		return err
 	}
 	values, err := params.Read(r, "run")
 	if err != nil {
@@ -90,7 +90,7 @@ func (s *Socket) Serve(w http.ResponseWriter, r *http.Request) error {
 	}
 	defer feed.Close()
 	taken := &hijacker{ResponseWriter: w}
-	conn, err := websocket.Accept(taken, r, &websocket.AcceptOptions{InsecureSkipVerify: true}) // MayCome has judged the origin
+	conn, err := websocket.Accept(taken, r, &websocket.AcceptOptions{InsecureSkipVerify: true}) // CheckOrigin has judged
 	if err != nil {
 		return nil // Accept has answered
 	}
@@ -119,16 +119,18 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return conn, buffered, err //nolint:wrapcheck // it goes through
 }
 
-// MayCome judges the Origin that browsers send and no page can forge: pages of the public URL may come, and of the host that is
-// connected to. Without one it is no browser.
-func MayCome(r *http.Request, publicURL string) bool {
+// CheckOrigin judges the Origin that browsers send and no page can forge: pages of the public URL may watch, and of the host that
+// is connected to. Without one it is no browser, or a page of ours.
+func CheckOrigin(r *http.Request, publicURL string) error {
 	origins := r.Header.Values("Origin")
 	if len(origins) == 0 {
-		return true
+		return nil
 	}
 	u, err := url.Parse(origins[0])
-	return err == nil && len(origins) == 1 && u.Host != "" &&
-		(strings.EqualFold(origins[0], publicURL) || strings.EqualFold(u.Host, r.Host))
+	if err == nil && len(origins) == 1 && u.Host != "" && (strings.EqualFold(origins[0], publicURL) || strings.EqualFold(u.Host, r.Host)) {
+		return nil
+	}
+	return problem.In("Origin", http.StatusForbidden, "origin_refused", "pages of another site may not watch")
 }
 
 // conversation is one connection. What the feed has is written to the connection itself, past the WebSocket library: as whole
