@@ -21,7 +21,7 @@ type config struct {
 	Unsandboxed bool          `envconfig:"EXECUTOR_UNSANDBOXED" desc:"must be true: steps run without a sandbox, and you trust the code"`
 	WorkDir     string        `envconfig:"WORK_DIR" desc:"folder for the jobs' work trees; runners of one user may share it; empty: lockstep-runner-<uid> in the system's temporary folder"`
 	StepUID     uint32        `envconfig:"STEP_UID" default:"64000" desc:"when the runner is root: the first of the 1000 user and group ids that steps run under, one for each slot"`
-	PassEnv     []string      `envconfig:"PASS_ENV" desc:"names of the runner's own variables that steps see, separated by commas, beside PATH, LANG, LC_*, TZ, SSL_CERT_FILE and SSL_CERT_DIR"`
+	PassEnv     []string      `envconfig:"PASS_ENV" desc:"names of the runner's own variables that steps see, separated by commas, beside PATH, LANG, LC_*, TZ, SSL_CERT_FILE and SSL_CERT_DIR; steps of a fork's pull request see none of these"`
 	CancelGrace time.Duration `envconfig:"CANCEL_GRACE" default:"10s" desc:"what steps get between SIGTERM and SIGKILL when their job is cancelled or out of time"`
 	LogLimit    int64         `envconfig:"LOG_LIMIT" default:"67108864" desc:"bytes of log that are kept of one attempt: the first and the last half"`
 }

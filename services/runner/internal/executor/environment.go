@@ -31,9 +31,15 @@ func Inherited(names []string) map[string]string {
 	return inherited
 }
 
-// environment is that of every step of a job, before what the workflow adds.
+// environment is that of every step of a job, before what the workflow adds. What the operator names is for the repository's own
+// code: it may be a secret, and what a fork brings does not see it.
 func environment(job *jobs.Job, sha string, box *process.Box, inherited map[string]string) map[string]string {
-	env := maps.Clone(inherited)
+	env := map[string]string{}
+	for name, value := range inherited {
+		if job.Trusted || passed.MatchString(name) {
+			env[name] = value
+		}
+	}
 	maps.Copy(env, map[string]string{
 		"CI":                "true",
 		"HOME":              box.Home,

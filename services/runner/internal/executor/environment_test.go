@@ -1,6 +1,23 @@
 package executor
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/lockstep-ci/lockstep/pkg/jobs"
+	"github.com/lockstep-ci/lockstep/services/runner/internal/process"
+)
+
+func TestAForkSeesNothingThatTheOperatorNames(t *testing.T) {
+	t.Setenv("DEPLOY_KEY", "secret")
+	t.Setenv("LANG", "C.UTF-8")
+	inherited := Inherited([]string{"DEPLOY_KEY"})
+	for trusted, want := range map[bool]string{true: "secret", false: ""} {
+		env := environment(&jobs.Job{Trusted: trusted}, "", &process.Box{}, inherited)
+		if env["DEPLOY_KEY"] != want || env["LANG"] != "C.UTF-8" || env["PATH"] == "" {
+			t.Errorf("trusted %t: %v", trusted, env)
+		}
+	}
+}
 
 func TestRefsAndRepositoriesHaveGitHubsNames(t *testing.T) {
 	t.Parallel()

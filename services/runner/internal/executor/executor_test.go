@@ -136,7 +136,7 @@ func (b *bench) file(name, content string) {
 func job() *jobs.Job {
 	return &jobs.Job{
 		ID: 12, RunID: 11, Attempt: 1, Repository: "https://github.com/acme/widgets", Name: "ci / test",
-		Event: "push", Ref: "refs/heads/main", Author: "jane",
+		Event: "push", Ref: "refs/heads/main", Author: "jane", Trusted: true,
 	}
 }
 
