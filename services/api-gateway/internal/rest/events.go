@@ -14,13 +14,13 @@ import (
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/problem"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/runs"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/watch"
-	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/wire"
 )
 
 const (
 	maxLogs       = 8 // that one stream of events follows
 	versionLimit  = 10 * time.Second
 	keepAlive     = 15 * time.Second // between two signs of life: a client that has gone is noticed by them
+	keptBuffer    = 16 << 10         // bytes that a stream keeps between two events: a piece of log is larger and rare
 	endOfEvents   = "end"
 	lastEventID   = "Last-Event-ID"
 	invalidHeader = "invalid_header"
@@ -225,7 +225,7 @@ func (e *events) tell(l *logPlace, chase *watch.Chase, state *watch.State, taken
 	pieces, over, err := chase.Advance(state, taken)
 	for i := range pieces {
 		l.attempt, l.offset = pieces[i].Attempt, pieces[i].Offset+int64(len(pieces[i].Data))
-		e.send("log", wire.Tagged("log", pieces[i].Message()))
+		e.send("log", pieces[i].JSON())
 	}
 	if l.over = over; err != nil {
 		e.send("problem", problem.Message(problem.In("logs", http.StatusNotFound, "log_unavailable", err.Error())))
@@ -243,6 +243,8 @@ func (e *events) send(kind string, data []byte) {
 func (e *events) flush() error {
 	e.begun = true
 	_, err := e.w.Write(e.out)
-	e.out = e.out[:0]
+	if e.out = e.out[:0]; cap(e.out) > keptBuffer {
+		e.out = nil
+	}
 	return errors.Join(err, e.control.Flush())
 }

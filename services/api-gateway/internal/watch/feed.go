@@ -40,7 +40,16 @@ type Piece struct {
 	Ended   bool  // the attempt has ended, and this is the end of its log
 	Err     error // the log cannot be read on
 
-	frame func() []byte // of WebSocket, made once for all who want it
+	told func() (frame, text []byte) // as WebSocket and SSE tell it, made once for all who want it
+}
+
+// JSON is the piece as WebSocket and SSE tell it.
+func (p *Piece) JSON() []byte {
+	if p.told == nil { // nobody shares it
+		return pieceMessage(p)
+	}
+	_, text := p.told()
+	return text
 }
 
 // Message is the piece as every interface tells it.
@@ -185,7 +194,7 @@ func (r *reading) piece(at position, found bool) *Piece {
 	if len(r.data) == 0 && !piece.Ended && piece.Err == nil {
 		return nil
 	}
-	piece.frame = sync.OnceValue(func() []byte { return frame(pieceMessage(piece)) })
+	piece.told = sync.OnceValues(func() (frame, text []byte) { return framed(pieceMessage(piece)) })
 	return piece
 }
 

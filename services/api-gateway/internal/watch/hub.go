@@ -68,7 +68,7 @@ type State struct {
 	Run     *runs.Run       // nil: the list
 	Message *lockstepv1.Run // the same for RPC
 	JSON    []byte          // and for WebSocket and SSE
-	frame   []byte          // and as a whole frame of WebSocket
+	frame   []byte          // that as a whole frame of WebSocket
 }
 
 // final reports whether nothing will change any more.
@@ -215,14 +215,16 @@ func (h *Hub) readList(ctx context.Context) (*State, error) {
 	for i := range list {
 		message.Runs = append(message.Runs, list[i].Message())
 	}
-	text := wire.Tagged("runs", message)
-	return &State{JSON: text, frame: frame(text)}, nil
+	state := &State{}
+	state.frame, state.JSON = framed(wire.Tagged("runs", message))
+	return state, nil
 }
 
 func newState(run runs.Run) *State {
 	message := run.Message()
-	text := wire.Tagged("run", &lockstepv1.WatchRunResponse{Run: message})
-	return &State{Run: &run, Message: message, JSON: text, frame: frame(text)}
+	state := &State{Run: &run, Message: message}
+	state.frame, state.JSON = framed(wire.Tagged("run", &lockstepv1.WatchRunResponse{Run: message}))
+	return state
 }
 
 // lookAtLogs reads on for followers that have taken what they were given, and returns how many are told. more: not all of them,

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -168,7 +169,8 @@ func (c *conversation) hold(ctx context.Context) error {
 		<-c.feed.ready
 		if over := c.over.Load(); over != nil {
 			if over.problem != nil {
-				_ = c.write(frame(problem.Message(over.problem)))
+				frame, _ := framed(problem.Message(over.problem))
+				_ = c.write(frame)
 				goodbye(c.conn, websocket.StatusPolicyViolation, over.problem.Code)
 			}
 			return nil
@@ -194,7 +196,8 @@ func (c *conversation) tell() error {
 		}
 	}
 	for _, piece := range pieces {
-		if err := c.write(piece.frame()); err != nil {
+		frame, _ := piece.told()
+		if err := c.write(frame); err != nil {
 			return err
 		}
 	}
@@ -212,17 +215,20 @@ func (c *conversation) write(frame []byte) error {
 	return nil
 }
 
-// frame is a text message in one frame as a server sends it (RFC 6455, section 5.2).
-func frame(text []byte) []byte {
+// framed is a text message in one frame as a server sends it (RFC 6455, section 5.2), and the text as a part of that.
+func framed(text []byte) (frame, part []byte) {
 	const wholeText = 0x81
+	head := []byte{wholeText, byte(len(text))}
 	switch n := len(text); {
-	case n < 126:
-		return append([]byte{wholeText, byte(n)}, text...)
-	case n < 1<<16:
-		return append(binary.BigEndian.AppendUint16([]byte{wholeText, 126}, uint16(n)), text...)
-	default:
-		return append(binary.BigEndian.AppendUint64([]byte{wholeText, 127}, uint64(n)), text...)
+	case n >= 1<<16:
+		head[1] = 127
+		head = binary.BigEndian.AppendUint64(head, uint64(n))
+	case n >= 126:
+		head[1] = 126
+		head = binary.BigEndian.AppendUint16(head, uint16(n))
 	}
+	frame = slices.Concat(head, text)
+	return frame, frame[len(head):]
 }
 
 func pieceMessage(piece *Piece) []byte {
