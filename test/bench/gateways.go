@@ -85,7 +85,7 @@ func storm(ctx context.Context, b *bench, t *table) error {
 			defer hook.close()
 			posts := make([]delivery, b.size.deliveries)
 			for i := range posts {
-				posts[i] = newDelivery("delivery", int64(i))
+				posts[i] = newDelivery("delivery", int64(i+1)) // 0 would be no commit
 			}
 			order := rand.Perm(b.size.deliveries * b.size.copies)
 			var mu sync.Mutex

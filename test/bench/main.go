@@ -40,7 +40,7 @@ var parts = []part{
 	{"g", "an idle fleet", 5 * time.Minute, idle},
 	{"h", "one repository with many jobs beside others with one", 5 * time.Minute, fairness},
 	{"i", "webhooks at a steady rate", 5 * time.Minute, webhooks},
-	{"j", "a storm of deliveries, many copies of each", 5 * time.Minute, storm},
+	{"j", "a storm of deliveries, many copies of each", 8 * time.Minute, storm},
 	{"k", "many watchers of one gateway", 5 * time.Minute, watchers},
 }
 
