@@ -42,6 +42,7 @@ var parts = []part{
 	{"i", "webhooks at a steady rate", 5 * time.Minute, webhooks},
 	{"j", "a storm of deliveries, many copies of each", 8 * time.Minute, storm},
 	{"k", "many watchers of one gateway", 5 * time.Minute, watchers},
+	{"l", "what waits, and how long things take, beside a long history", 8 * time.Minute, figures},
 }
 
 // wholeRun bounds the run of all parts.

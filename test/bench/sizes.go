@@ -36,6 +36,8 @@ type size struct {
 	pages               int           // (k): runs that the watchers of "other" are spread over
 	changes             int           // (k): a second
 	changeFor           time.Duration
+	ended, waiting      int // (l): jobs
+	asks                int // (l): of each kind
 }
 
 // sizes by SCALE. Only the first one's figures are worth comparing.
@@ -54,6 +56,7 @@ var sizes = map[string]size{
 		deliveries: 1_000, copies: 100, gateways: 4, senders: 64,
 		watchers: watcherCounts{sockets: 3_500, streams: 700, calls: 300, other: 500}, pages: 50,
 		changes: 100, changeFor: 20 * time.Second,
+		ended: 1_000_000, waiting: 10_000, asks: 500,
 	},
 	"quick": { // a tenth, once
 		rounds:   1,
@@ -69,6 +72,7 @@ var sizes = map[string]size{
 		deliveries: 1_000, copies: 10, gateways: 4, senders: 64,
 		watchers: watcherCounts{sockets: 3_500, streams: 700, calls: 300, other: 500}, pages: 50,
 		changes: 100, changeFor: 10 * time.Second,
+		ended: 100_000, waiting: 10_000, asks: 200,
 	},
 	"small": {
 		rounds:   1,
@@ -84,5 +88,6 @@ var sizes = map[string]size{
 		deliveries: 20, copies: 5, gateways: 2, senders: 8,
 		watchers: watcherCounts{sockets: 12, streams: 6, calls: 6, other: 6}, pages: 2,
 		changes: 50, changeFor: 500 * time.Millisecond,
+		ended: 1_000, waiting: 100, asks: 5,
 	},
 }
