@@ -5,6 +5,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // The slots are a heap: it must say the same as looking through all of them.
@@ -37,17 +39,37 @@ func TestTakeFillsTheSlotThatIsFreeFirst(t *testing.T) {
 
 func TestPercentilesOfAHistogram(t *testing.T) {
 	t.Parallel()
-	if p := (histogram{}).percentiles(); p.P50Ms != nil || p.P99Ms != nil {
-		t.Errorf("of nothing: %v", p)
+	of := func(buckets ...string) (p [3]*int64) {
+		var h histogram
+		for _, b := range buckets {
+			if err := h.add(b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		all := h.percentiles()
+		return [3]*int64{all.P50Ms, all.P90Ms, all.P99Ms}
 	}
-	if p := (histogram{0: 1}).percentiles(); p.GetP50Ms() != 0 || p.P50Ms == nil || p.GetP99Ms() != 0 {
-		t.Errorf("of one that took no time: %v", p)
+	second, days := middle(73), middle(200)
+	if second < 950 || second > 1050 || days < 100*3600*1000/3 {
+		t.Errorf("the middles are %d and %d", second, days)
 	}
-	p := histogram{1: 50, 73: 49, 200: 1}.percentiles() // 1 ms, about a second, about two days
-	if p.GetP50Ms() != 1 || p.GetP90Ms() != middle(73) || p.GetP99Ms() != middle(73) || middle(73) < 950 || middle(73) > 1050 {
-		t.Errorf("%v", p)
+	zero, one := int64(0), int64(1)
+	for _, test := range []struct {
+		name    string
+		buckets []string
+		want    [3]*int64
+	}{
+		{"of nothing", []string{`{}`}, [3]*int64{}},
+		{"of one that took no time", []string{`{"0": 1}`}, [3]*int64{&zero, &zero, &zero}},
+		{"the rank is the last of a bucket", []string{`{"1": 50, "73": 40, "200": 10}`}, [3]*int64{&one, &second, &days}},
+		{"and one less", []string{`{"1": 49, "73": 49, "200": 2}`}, [3]*int64{&second, &second, &days}},
+		{"of several, as added up", []string{`{"200":1}`, `{"1": 49, "73": 40}`, `{"73": 10, "1": 0}`}, [3]*int64{&second, &second, &second}},
+	} {
+		if diff := cmp.Diff(test.want, of(test.buckets...)); diff != "" {
+			t.Errorf("%s: %s", test.name, diff)
+		}
 	}
-	if p := (histogram{1: 49, 73: 49, 200: 2}).percentiles(); p.GetP50Ms() != middle(73) || p.GetP99Ms() != middle(200) {
-		t.Errorf("%v", p)
+	if err := (&histogram{}).add(`{"1000": 1}`); err == nil {
+		t.Error("a bucket that cannot be is counted")
 	}
 }

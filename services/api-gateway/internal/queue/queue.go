@@ -185,18 +185,22 @@ func (r *reader) tallies(rows pgx.Rows, hour, day time.Time) error {
 		minutes     int
 		kind, holds string
 	}
-	ended, durations := map[key]int64{}, map[key]histogram{}
+	ended, durations := map[key]int64{}, map[key]*histogram{}
+	for _, s := range r.stages {
+		for _, kind := range []string{"wait", "work"} {
+			durations[key{5, kind, s.Holds}], durations[key{60, kind, s.Holds}] = &histogram{}, &histogram{}
+		}
+	}
 	var of key
 	var n int64
-	var buckets histogram
+	var buckets string
 	if _, err := pgx.ForEachRow(rows, []any{&of.minutes, &of.kind, &of.holds, &n, &buckets}, func() error {
-		if durations[of] == nil {
-			durations[of] = histogram{}
+		h := durations[of]
+		if h == nil { // a stage that there is no more
+			return nil
 		}
 		ended[of] += n
-		durations[of].add(buckets)
-		clear(buckets)
-		return nil
+		return h.add(buckets)
 	}); err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package queue
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -33,7 +32,7 @@ type tally struct {
 	Kind, Name, Outcome string
 	BeginsAt            time.Time
 	Ended               int64
-	Buckets             histogram
+	Buckets             string
 }
 
 // Stats returns what became of a repository's runs, or jobs.ErrNotFound for one that nobody knows.
@@ -86,7 +85,7 @@ func readStats(ctx context.Context, tx pgx.Tx, window Window, answer *lockstepv1
 	for kind, into := range map[string]*[]*lockstepv1.NamedFigures{"job": &answer.SlowestJobs, "step": &answer.SlowestSteps} {
 		args := pgx.NamedArgs{"repository": answer.GetRepository(), "kind": kind, "minutes": int(window.grain.Minutes()), "since": since}
 		batch.Queue(query("slowest"), args).Query(func(rows pgx.Rows) (err error) {
-			*into, err = pgx.CollectRows(rows, namedFigures)
+			*into, err = namedFigures(rows)
 			return err
 		})
 	}
@@ -95,22 +94,30 @@ func readStats(ctx context.Context, tx pgx.Tx, window Window, answer *lockstepv1
 	}
 
 	answer.Stages = stages
-	waits, works := map[string]histogram{}, map[string]histogram{}
+	waits, works := map[string]*histogram{}, map[string]*histogram{}
+	for word := range holds {
+		waits[word], works[word] = &histogram{}, &histogram{}
+	}
 	for _, t := range all {
 		s := holds[t.Name]
 		switch {
 		case s == nil: // a run, or a stage that there is no more
 		case t.Kind == "wait":
-			merge(waits, t)
+			err = errors.Join(err, waits[t.Name].add(t.Buckets))
 		case t.Kind == "work":
-			merge(works, t)
+			err = errors.Join(err, works[t.Name].add(t.Buckets))
 			s.Ended += t.Ended
 		}
+	}
+	if err != nil {
+		return err
 	}
 	for word, s := range holds {
 		s.Wait, s.Run = waits[word].percentiles(), works[word].percentiles()
 	}
-	answer.Runs = runFigures(slices.DeleteFunc(all, func(t tally) bool { return t.Kind != "run" }))
+	if answer.Runs, err = runFigures(slices.DeleteFunc(all, func(t tally) bool { return t.Kind != "run" })); err != nil {
+		return err
+	}
 	slices.SortFunc(daily, func(a, b tally) int { return a.BeginsAt.Compare(b.BeginsAt) })
 	for len(daily) > 0 {
 		first := daily[0].BeginsAt
@@ -118,36 +125,40 @@ func readStats(ctx context.Context, tx pgx.Tx, window Window, answer *lockstepv1
 		if behind < 0 {
 			behind = len(daily)
 		}
-		answer.Days = append(answer.Days, &lockstepv1.DayFigures{BeginsAt: timestamppb.New(first), Runs: runFigures(daily[:behind])})
+		figures, err := runFigures(daily[:behind])
+		if err != nil {
+			return err
+		}
+		answer.Days = append(answer.Days, &lockstepv1.DayFigures{BeginsAt: timestamppb.New(first), Runs: figures})
 		daily = daily[behind:]
 	}
 	return nil
 }
 
-func merge(into map[string]histogram, t tally) {
-	if into[t.Name] == nil {
-		into[t.Name] = histogram{}
-	}
-	into[t.Name].add(t.Buckets)
-}
-
-func runFigures(tallies []tally) *lockstepv1.RunFigures {
+func runFigures(tallies []tally) (*lockstepv1.RunFigures, error) {
 	f, durations := &lockstepv1.RunFigures{}, histogram{}
 	for _, t := range tallies {
 		f.Ended += t.Ended
+		var of *int64
 		switch jobs.Status(t.Outcome) {
 		case jobs.StatusSuccess:
-			f.Success += t.Ended
-			durations.add(t.Buckets)
+			of = &f.Success
 		case jobs.StatusFailure:
-			f.Failure += t.Ended
-			durations.add(t.Buckets)
+			of = &f.Failure
 		case jobs.StatusError:
-			f.Error += t.Ended
+			of = &f.Error
 		case jobs.StatusCancelled:
-			f.Cancelled += t.Ended
+			of = &f.Cancelled
 		case jobs.StatusSkipped:
-			f.Skipped += t.Ended
+			of = &f.Skipped
+		default:
+			return nil, fmt.Errorf("a run cannot end as %s", t.Outcome)
+		}
+		*of += t.Ended
+		if of == &f.Success || of == &f.Failure {
+			if err := durations.add(t.Buckets); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if judged := f.GetSuccess() + f.GetFailure() + f.GetError(); judged > 0 {
@@ -155,23 +166,24 @@ func runFigures(tallies []tally) *lockstepv1.RunFigures {
 		f.FailureRate = &rate
 	}
 	f.Duration = durations.percentiles()
-	return f
+	return f, nil
 }
 
-func namedFigures(row pgx.CollectableRow) (*lockstepv1.NamedFigures, error) {
-	f := &lockstepv1.NamedFigures{}
-	var texts []byte
-	if err := row.Scan(&f.Job, &f.Step, &f.Ended, &f.Failed, &f.MeanMs, &texts); err != nil {
-		return nil, err
+// namedFigures are rows of slowest: some of one name after the other.
+func namedFigures(rows pgx.Rows) ([]*lockstepv1.NamedFigures, error) {
+	var all []*lockstepv1.NamedFigures
+	var durations []histogram
+	var row lockstepv1.NamedFigures
+	var buckets string
+	_, err := pgx.ForEachRow(rows, []any{&row.Job, &row.Step, &row.Ended, &row.Failed, &row.MeanMs, &buckets}, func() error {
+		if n := len(all); n == 0 || all[n-1].GetJob() != row.GetJob() || all[n-1].GetStep() != row.GetStep() {
+			all = append(all, &lockstepv1.NamedFigures{Job: row.GetJob(), Step: row.GetStep(), Ended: row.GetEnded(), Failed: row.GetFailed(), MeanMs: row.GetMeanMs()})
+			durations = append(durations, histogram{})
+		}
+		return durations[len(all)-1].add(buckets)
+	})
+	for i := range all {
+		all[i].Duration = durations[i].percentiles()
 	}
-	var each []histogram
-	if err := json.Unmarshal(texts, &each); err != nil {
-		return nil, errors.Join(errors.New("read buckets"), err)
-	}
-	all := histogram{}
-	for _, h := range each {
-		all.add(h)
-	}
-	f.Duration = all.percentiles()
-	return f, nil
+	return all, err
 }
