@@ -257,7 +257,7 @@ func (g *gateway) graphqlWatch(run, job string, one *watcher) error {
 		case err != nil:
 		case m.Type == "complete":
 			open--
-		case m.Type != "next":
+		case m.Type != "next" || strings.Contains(string(m.Payload), `"errors"`):
 			err = fmt.Errorf("%s %s", m.Type, m.Payload)
 		case m.ID == "run":
 			var said struct {

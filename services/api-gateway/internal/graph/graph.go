@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/99designs/gqlgen/graphql"
@@ -36,6 +37,7 @@ type Handler struct {
 	exec    *executor.Executor
 	origin  string // of PUBLIC_URL
 	log     *zap.Logger
+	sockets atomic.Int64
 }
 
 // New serves what service has. Browsers may open sockets from pages of publicURL, or of the host they connect to.

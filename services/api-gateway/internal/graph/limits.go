@@ -34,6 +34,9 @@ func judge(operation *graphql.OperationContext) error {
 	if err := j.fields(operation.Operation.SelectionSet, nil, 1, 1); err != nil {
 		return err
 	}
+	if operation.Operation.Operation == ast.Subscription && (j.roots != 1 || j.ofSchema) {
+		return problem.New(http.StatusBadRequest, "invalid_query", "subscribe to exactly one field")
+	}
 	if j.roots > maxRootFields {
 		return tooMuch("too_many_fields", "ask for at most %d root fields at once", maxRootFields)
 	}
@@ -43,6 +46,7 @@ func judge(operation *graphql.OperationContext) error {
 type judged struct {
 	variables            map[string]any
 	roots, aliases, cost int
+	ofSchema             bool // a root field tells of the schema
 }
 
 func tooMuch(code, detail string, limit int) error {
@@ -75,8 +79,9 @@ func (j *judged) fields(selected ast.SelectionSet, parent *ast.Field, depth, tim
 }
 
 func (j *judged) field(f, parent *ast.Field, depth, times int) error {
+	ofSchema := strings.HasPrefix(f.ObjectDefinition.Name, "__") || strings.HasPrefix(f.Name, "__")
 	deepest := maxDepth
-	if strings.HasPrefix(f.ObjectDefinition.Name, "__") || strings.HasPrefix(f.Name, "__") {
+	if ofSchema {
 		deepest = maxDepthOfSchema
 	}
 	if depth > deepest {
@@ -84,7 +89,8 @@ func (j *judged) field(f, parent *ast.Field, depth, times int) error {
 	}
 	if parent == nil {
 		j.roots++
-		if f.Name != "run" && f.Name != "job" && !strings.HasPrefix(f.Name, "__") {
+		j.ofSchema = j.ofSchema || ofSchema
+		if f.Name != "run" && f.Name != "job" && !ofSchema {
 			j.cost += rootCost
 		}
 	}

@@ -135,7 +135,12 @@ func (s subscription) RunChanged(ctx context.Context, id string, afterVersion *i
 
 func (s subscription) LogLines(ctx context.Context, jobID string, from *lockstepv1.LogPosition) (<-chan *lockstepv1.FollowLogResponse, error) {
 	return stream(ctx, func(send func(*lockstepv1.FollowLogResponse) error) error {
-		return s.FollowLog(ctx, &lockstepv1.FollowLogRequest{JobId: jobID, From: from}, send)
+		return s.FollowLog(ctx, &lockstepv1.FollowLogRequest{JobId: jobID, From: from}, func(piece *lockstepv1.FollowLogResponse) error {
+			if piece != nil && piece.Data == nil {
+				piece.Data = []byte{} // nil would be null
+			}
+			return send(piece)
+		})
 	})
 }
 

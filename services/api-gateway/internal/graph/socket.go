@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"strconv"
 	"sync"
 	"time"
 
@@ -27,16 +28,18 @@ const (
 	pingEvery        = 20 * time.Second
 	pongLimit        = 10 * time.Second
 	goodbyeLimit     = 2 * time.Second
-	maxSubscriptions = 8 // of one connection
+	maxSockets       = 10_000
+	maxSubscriptions = 8   // of one connection
+	maxID            = 128 // bytes of what a client calls a subscription
 )
 
 const (
-	closeInvalid     websocket.StatusCode = 4400
-	closeNoInit      websocket.StatusCode = 4401
-	closeInitLate    websocket.StatusCode = 4408
-	closeTakenID     websocket.StatusCode = 4409
-	closeTwoInits    websocket.StatusCode = 4429
-	maxSubscribersID                      = 128 // bytes of what a client calls a subscription
+	closeInvalid   websocket.StatusCode = 4400
+	closeNoInit    websocket.StatusCode = 4401
+	closeForbidden websocket.StatusCode = 4403
+	closeInitLate  websocket.StatusCode = 4408
+	closeTakenID   websocket.StatusCode = 4409
+	closeTwoInits  websocket.StatusCode = 4429
 )
 
 // message is one of either side.
@@ -54,6 +57,7 @@ type connection struct {
 
 	mu     sync.Mutex
 	active map[string]context.CancelFunc
+	slots  chan struct{} // of those that are active, or tell their last message; the client is not read while all are taken
 	all    sync.WaitGroup
 }
 
@@ -62,6 +66,11 @@ func (h *Handler) socket(w http.ResponseWriter, r *http.Request) error {
 	if err := watch.CheckOrigin(r, h.origin); err != nil {
 		return err
 	}
+	if h.sockets.Add(1); h.sockets.Load() > maxSockets {
+		h.sockets.Add(-1)
+		return watch.ErrTooMany
+	}
+	defer h.sockets.Add(-1)
 	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true, Subprotocols: []string{protocol}}) // CheckOrigin has judged
 	if err != nil {
 		return nil // Accept has answered
@@ -72,8 +81,10 @@ func (h *Handler) socket(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	conn.SetReadLimit(maxBody)
-	ctx, cancel := context.WithCancel(r.Context()) // it ends with the credentials, and else when we return
-	c := &connection{handler: h, conn: conn, ctx: ctx, active: map[string]context.CancelFunc{}}
+	ended := context.AfterFunc(r.Context(), func() { goodbye(conn, closeForbidden, problem.Of(context.Cause(r.Context())).Detail) })
+	defer ended()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context())) // at the credentials' end there is something to say
+	c := &connection{handler: h, conn: conn, ctx: ctx, active: map[string]context.CancelFunc{}, slots: make(chan struct{}, 2*maxSubscriptions)}
 	go c.ping()
 	code, reason := c.converse()
 	cancel()
@@ -112,7 +123,7 @@ func (c *connection) converse() (code websocket.StatusCode, reason string) {
 			switch {
 			case !greeted:
 				return closeNoInit, "send connection_init first"
-			case m.ID == "" || len(m.ID) > maxSubscribersID:
+			case m.ID == "" || len(m.ID) > maxID:
 				return closeInvalid, "subscribe needs an id of at most 128 bytes"
 			case !c.subscribe(m):
 				return closeTakenID, "there is a subscriber for this id already"
@@ -143,30 +154,35 @@ func (c *connection) read() (m message, err error) {
 	return m, nil
 }
 
-// subscribe begins a subscription; false: its id is taken.
+// subscribe begins a subscription, or refuses one too many; false: its id is taken.
 func (c *connection) subscribe(m message) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.active[m.ID] != nil {
-		return false
-	}
-	if len(c.active) == maxSubscriptions {
-		err := problem.New(http.StatusBadRequest, "too_many_subscriptions", "complete one of 8 before you subscribe again, or open another connection")
-		c.all.Go(func() { c.refuse(m.ID, gqlerror.List{c.handler.present(c.ctx, err)}) })
+	select {
+	case c.slots <- struct{}{}:
+	case <-c.ctx.Done():
 		return true
 	}
 	ctx, cancel := context.WithCancel(c.ctx)
-	c.active[m.ID] = cancel
+	c.mu.Lock()
+	taken, full := c.active[m.ID] != nil, len(c.active) == maxSubscriptions
+	if !taken && !full {
+		c.active[m.ID] = cancel
+	}
+	c.mu.Unlock()
 	c.all.Go(func() {
-		c.serve(ctx, m)
-		if ctx.Err() == nil {
-			c.complete(m.ID)
+		defer func() { cancel(); <-c.slots }()
+		switch {
+		case taken:
+		case full:
+			detail := "complete one of " + strconv.Itoa(maxSubscriptions) + " before you subscribe again, or open another connection"
+			_ = c.tell("error", m.ID, gqlerror.List{c.handler.present(ctx, problem.New(http.StatusBadRequest, "too_many_subscriptions", detail))})
+		default:
+			c.serve(ctx, m)
 		}
 	})
-	return true
+	return !taken
 }
 
-// complete ends a subscription, if there is one.
+// complete ends a subscription, if there is one: its id is free again.
 func (c *connection) complete(id string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -205,6 +221,7 @@ func (c *connection) serve(ctx context.Context, m message) {
 			}
 			return
 		case answer == nil:
+			c.complete(m.ID)
 			_ = c.write(message{Type: "complete", ID: m.ID})
 			return
 		case answer.Data == nil && len(answer.Errors) > 0:
@@ -218,7 +235,11 @@ func (c *connection) serve(ctx context.Context, m message) {
 	}
 }
 
-func (c *connection) refuse(id string, errs gqlerror.List) { _ = c.tell("error", id, errs) }
+// refuse ends a subscription with what is wrong.
+func (c *connection) refuse(id string, errs gqlerror.List) {
+	c.complete(id)
+	_ = c.tell("error", id, errs)
+}
 
 func (c *connection) tell(kind, id string, payload any) error {
 	text, err := json.Marshal(payload)
