@@ -663,7 +663,37 @@ func TestEveryInterfaceSaysThatTheDatabaseIsAwayAndOvercomesIt(t *testing.T) {
 			}
 		}
 	}
+	subscriber, err := g.greeted()
+	if err != nil {
+		t.Fatal(err)
+	}
+	questions := map[string]string{
+		"r": `{run(id:"` + run + `"){id}}`, "l": `{runs{edges{cursor}}}`, "j": `{job(id:"` + run + `"){id}}`, "q": `{queue{jobs{id}}}`,
+		"m": `mutation{createRun(repository:"` + repository + `"){replayed}}`, "w": `subscription{runChanged(id:"` + run + `"){id}}`,
+	}
+	for id, query := range questions {
+		var p problem
+		if id == "w" {
+			if err := subscriber.subscribe(id, query); err != nil {
+				t.Fatal(err)
+			}
+			p, err = subscriber.refusal()
+		} else {
+			p, err = g.graphql(query).problem(t), nil
+		}
+		if err != nil || p.Code != "database_unavailable" || p.Status != http.StatusServiceUnavailable {
+			t.Errorf("%s: %+v %v", query, p, err)
+		}
+	}
 	other.Exec(t, "ALTER DATABASE "+name+" ALLOW_CONNECTIONS true")
+	for id, query := range questions {
+		if id == "w" {
+			continue
+		}
+		if said := g.graphql(query); len(said.Errors) > 0 {
+			t.Errorf("%s afterwards: %+v", query, said.Errors)
+		}
+	}
 	for _, client := range clients {
 		if err := client.call(g.context(), lockstepv1connect.RunServiceGetRunProcedure, &lockstepv1.GetRunRequest{Id: run}, &lockstepv1.GetRunResponse{}); err != nil {
 			t.Errorf("%s afterwards: %v", client.name, err)
