@@ -357,9 +357,9 @@ CREATE TRIGGER ci_jobs_notify_insert AFTER INSERT ON ci_jobs
 CREATE TRIGGER ci_jobs_notify_update AFTER UPDATE ON ci_jobs
     REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION ci_jobs_notify();
 
--- ci_move_repository: a repository was renamed or transferred: settings, runs and what hangs on them get its new URL, so that
--- there is one name for it everywhere. Known is only what deliveries told GitHub's number of; anything else stays, and the
--- answer is false. Runs are locked before the repository, as by every end of a job. Sources stay: they are a cache.
+-- ci_move_repository: a repository was renamed or transferred: settings, runs, tokens and what hangs on them get its new
+-- URL, so that there is one name for it everywhere. Known is only what deliveries told GitHub's number of; anything else stays,
+-- and the answer is false. Runs are locked before the repository, as by every end of a job. Sources stay: they are a cache.
 CREATE FUNCTION ci_move_repository(p_from text, p_to text, p_github_id bigint) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET enable_seqscan = on AS
 $$
@@ -382,8 +382,13 @@ BEGIN
     ON CONFLICT (repository, kind, minutes, begins_at, name, step, outcome) DO UPDATE
     SET    ended = t.ended + EXCLUDED.ended, took_ms = t.took_ms + EXCLUDED.took_ms, buckets = ci_add_buckets(t.buckets, EXCLUDED.buckets);
     DELETE FROM ci_repositories WHERE repository = p_to; -- a delivery under the new name was faster
-    UPDATE ci_repositories SET repository = p_to, changed_by = 'github' WHERE repository = p_from AND github_id = p_github_id;
-    RETURN FOUND;
+    UPDATE ci_repositories SET repository = p_to WHERE repository = p_from AND github_id = p_github_id;
+    IF NOT FOUND THEN -- the same news came twice at once
+        RETURN false;
+    END IF;
+    UPDATE ci_tokens SET repository = p_to WHERE repository = p_from;
+    PERFORM ci_audit('github', 'repository.move', 'repository:' || p_to, p_to, jsonb_build_object('from', p_from));
+    RETURN true;
 END
 $$;
 REVOKE ALL ON FUNCTION ci_move_repository FROM PUBLIC;

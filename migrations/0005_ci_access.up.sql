@@ -138,6 +138,10 @@ BEGIN
         PERFORM ci_audit(NEW.changed_by, 'repository.change', 'repository:' || NEW.repository, NEW.repository,
                          jsonb_build_object('from', to_jsonb(OLD) - c_no_settings, 'to', to_jsonb(NEW) - c_no_settings));
     END IF;
+    IF TG_OP = 'UPDATE' AND OLD.github_id IS NOT NULL AND NEW.github_id IS NULL THEN -- by a person: deliveries never take it back
+        PERFORM ci_audit(NEW.changed_by, 'repository.forget_github_id', 'repository:' || NEW.repository, NEW.repository,
+                         jsonb_build_object('github_id', OLD.github_id::text));
+    END IF;
     NEW.changed_by := NULL;
     RETURN NEW;
 END

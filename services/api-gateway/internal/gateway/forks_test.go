@@ -222,6 +222,9 @@ func TestRepositorySettings(t *testing.T) {
 	}
 	s.set(`{"fork_policy":"run","max_running":3,"weight":2.5}`)
 	s.set(`{"max_running":0}`)
+	if got := jobstest.Value[string](t, s.db, "SELECT string_agg(concat_ws(' ', principal, action, details->'from'->>'max_running', details->'to'->>'max_running'), ', ' ORDER BY id) FROM audit_log"); got != "admin repository.change 3, admin repository.change 3" {
+		t.Errorf("audited: %s", got)
+	}
 	s.told("push", "d1", payload(t, "push"))
 	a := s.send("GET", "/api/v1/repositories/github.com%2Fowner%2Fname", "")
 	if want := `{"repository":"` + home + `","fork_policy":"run","max_running":null,"weight":2.5,"github_id":"4711"}` + "\n"; a.body != want {
@@ -294,6 +297,9 @@ func TestARepositoryMadeAnewIsAnotherOne(t *testing.T) {
 		t.Errorf("%+v", p)
 	}
 	s.set(`{"forget_github_id":true}`)
+	if got := jobstest.Value[string](t, s.db, "SELECT principal || ' ' || action || ' ' || details FROM audit_log ORDER BY id DESC LIMIT 1"); got != `admin repository.forget_github_id {"github_id": "4711"}` {
+		t.Errorf("audited: %s", got)
+	}
 	if o := s.told("push", "d2", anew); o.RunID == "" {
 		t.Errorf("%+v", o)
 	}
@@ -353,6 +359,7 @@ func TestARenamedRepositoryKeepsSettingsAndHistory(t *testing.T) {
 	s.set(`{"fork_policy":"run","weight":2}`)
 
 	renamed := strings.Replace(strings.ReplaceAll(push, "owner/name", "owner/new"), `"ref"`, `"action": "renamed", "changes": {"repository": {"name": {"from": "name"}}}, "ref"`, 1)
+	s.db.Exec(t, "INSERT INTO ci_tokens (name, hash, hint, scope, repository) VALUES ('t', sha256('t'), 't', 'read', $1)", home)
 	early := s.told("push", "d3", strings.ReplaceAll(push, "owner/name", "owner/new")) // before the news
 	stranger := strings.Replace(renamed, "4711", "4799", 1)
 	if o := s.told("repository", "d4", stranger); o.Ignored == "" {
@@ -363,10 +370,13 @@ func TestARenamedRepositoryKeepsSettingsAndHistory(t *testing.T) {
 			t.Errorf("time %d: %+v", i, o)
 		}
 	}
-	for _, table := range []string{"ci_runs", "ci_jobs", "ci_reports", "ci_approvals", "ci_repositories"} {
+	for _, table := range []string{"ci_runs", "ci_jobs", "ci_reports", "ci_approvals", "ci_repositories", "ci_tokens"} {
 		if left := jobstest.Value[int64](t, s.db, "SELECT count(*) FROM "+table+" WHERE repository <> 'https://github.com/owner/new'"); left != 0 {
 			t.Errorf("%d rows of %s have the old name", left, table)
 		}
+	}
+	if n := jobstest.Value[int64](t, s.db, "SELECT count(*) FROM audit_log WHERE (principal, action, repository) = ('github', 'repository.move', 'https://github.com/owner/new')"); n != 1 {
+		t.Errorf("audited %d times", n)
 	}
 	if policy := jobstest.Value[string](t, s.db, "SELECT fork_policy || weight FROM ci_repositories"); policy != "run2" {
 		t.Errorf("settings: %s", policy)

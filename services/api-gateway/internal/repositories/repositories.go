@@ -127,15 +127,22 @@ type Change struct {
 }
 
 // Change changes settings. A repository that was not known is known then.
-func (s *Service) Change(ctx context.Context, url string, change Change) (Repository, error) {
-	rows, err := s.pool.Query(ctx, query("change"), pgx.NamedArgs{
+func (s *Service) Change(ctx context.Context, url string, change Change) (changed Repository, err error) {
+	args := pgx.NamedArgs{
 		"repository": url, "max_running": change.MaxRunning, "weight": change.Weight, "fork_policy": change.ForkPolicy,
 		"forget_github_id": change.ForgetGitHubID, "changed_by": change.By,
-	})
-	if err != nil {
-		return Repository{}, fmt.Errorf("change repository %s: %w", url, err)
 	}
-	changed, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Repository])
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, query("know"), args); err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, query("change"), args)
+		if err != nil {
+			return err
+		}
+		changed, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Repository])
+		return err
+	})
 	if err != nil {
 		return Repository{}, fmt.Errorf("change repository %s: %w", url, err)
 	}
