@@ -188,6 +188,7 @@ func (s *Service) ListRuns(ctx context.Context, request *lockstepv1.ListRunsRequ
 	}
 	filter := runs.Filter{
 		Repository: request.Repository, Status: request.Status, Event: request.Event, Ref: request.Ref, PullRequest: request.PullRequest,
+		Only: auth.From(ctx).Repository,
 	}
 	page, err := s.runs.List(ctx, filter, before, int(limit))
 	if err != nil {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/auth"
 )
 
 // listed reads one page of ids, by REST and by GraphQL, which must agree; filter has the names of REST.
@@ -103,6 +105,13 @@ func TestListHasTheRunsThatFit(t *testing.T) {
 		ids, next := s.listed("", test.filter)
 		if got := strings.Join(ids, " "); got != test.want || next != "" {
 			t.Errorf("%v: %s, want %s (next %q)", test.filter, got, test.want, next)
+		}
+	}
+	header, _ := s.issue(auth.Prefix+"reads-two", "read", two)
+	for query, want := range map[string]int{"limit=9": 2, "status=new": 1, "repository=" + url.QueryEscape(two): 2, "repository=" + url.QueryEscape(one): 0} {
+		a := s.send("GET", "/api/v1/runs?"+query, "", "Authorization", header)
+		if n := strings.Count(a.body, `"repository":"`+two+`"`); n != want || strings.Contains(a.body, `"`+one+`"`) {
+			t.Errorf("a token of one repository that asks for %q: %s", query, a.body)
 		}
 	}
 	for _, test := range []struct{ query, graph, field string }{

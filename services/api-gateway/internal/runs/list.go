@@ -21,6 +21,7 @@ type Filter struct {
 	Event       *string
 	Ref         *string // a branch, tag or full ref
 	PullRequest *int32
+	Only        string // the one repository that the asker sees; empty: all
 }
 
 // canonical returns the filter in the words of the table, or *Invalid.
@@ -77,6 +78,12 @@ func (s *Service) List(ctx context.Context, filter Filter, before int64, limit i
 	filter, err := filter.canonical()
 	if err != nil {
 		return Page{}, err
+	}
+	if filter.Only != "" {
+		if filter.Repository != nil && *filter.Repository != filter.Only {
+			return Page{}, nil
+		}
+		filter.Repository = &filter.Only
 	}
 	// Planned anew each time, by its values: what is not filtered by is no condition then, and the repository has an index.
 	rows, err := s.db.Pool().Query(ctx, query("latest"), pgx.QueryExecModeCacheDescribe, pgx.NamedArgs{
