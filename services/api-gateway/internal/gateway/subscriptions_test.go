@@ -13,6 +13,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/lockstep-ci/lockstep/pkg/jobs"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/auth"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/gateway"
 )
 
@@ -293,6 +294,23 @@ func TestStoppingTellsSubscribersToComeBack(t *testing.T) {
 	s.stop()
 	c.expect("error", "stopping")
 	if code := c.closed(); code != websocket.StatusGoingAway {
+		t.Errorf("closed with %d", code)
+	}
+}
+
+func TestSubscriptionsEndWithTheirToken(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	r := s.create()
+	header, id := s.issue(auth.Prefix+"watches", "read", nil)
+	c := s.subscriber("Authorization", header).greet()
+	c.subscribe("run", `subscription{runChanged(id:"`+r.ID+`"){id}}`)
+	c.expect("next", r.ID)
+	if e := s.askAs(header, `mutation{cancelRun(id:"`+r.ID+`"){run{id}}}`).refused(t); e.Extensions.Status != http.StatusForbidden || e.Extensions.Code != "forbidden" {
+		t.Errorf("a token that reads cancels: %+v", e)
+	}
+	s.db.Exec(t, "UPDATE ci_tokens SET revoked_at = now() WHERE id = $1", id)
+	if code := c.closed(); code != 4403 {
 		t.Errorf("closed with %d", code)
 	}
 }
