@@ -59,7 +59,7 @@ CREATE TABLE ci_tallies (
     took_ms    double precision NOT NULL, -- all of them together
     buckets    jsonb NOT NULL,   -- how many of them in each bucket: {"<bucket>": <number>}
     PRIMARY KEY (repository, kind, minutes, begins_at, name, step, outcome)
-) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05); -- rows grow
 CREATE INDEX ci_tallies_begin ON ci_tallies (minutes, begins_at); -- for forgetting
 
 -- How far ci_tally has come. One row.

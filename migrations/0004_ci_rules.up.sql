@@ -484,6 +484,7 @@ BEGIN
     SELECT repository, kind, minutes, begins_at, name, step, outcome, sum(n), sum(ms), jsonb_object_agg(bucket, n)
     FROM   spread
     GROUP  BY 1, 2, 3, 4, 5, 6, 7
+    ORDER  BY 1, 2, 3, 4, 5, 6, 7 -- what is read together is written to the same pages
     ON CONFLICT (repository, kind, minutes, begins_at, name, step, outcome) DO UPDATE
     SET    ended = t.ended + EXCLUDED.ended, took_ms = t.took_ms + EXCLUDED.took_ms, buckets = ci_add_buckets(t.buckets, EXCLUDED.buckets);
     RETURN coalesce(v_count, 0);

@@ -89,6 +89,7 @@ var rights = map[string]Right{
 	"POST /webhooks/github": Anybody, // guarded by its signature
 	"GET /{$}":              Read,
 	"GET /run/{id}":         Read,
+	"GET /queue":            Read,
 	"GET /static/{file}":    Anybody,
 	"GET /healthz":          Anybody,
 	"GET /readyz":           Anybody,

@@ -20,6 +20,7 @@ func TestOnlyWhoMayDoes(t *testing.T) {
 	}{
 		{"GET", "/", read},
 		{"GET", "/run/{run}", read},
+		{"GET", "/queue", read},
 		{"GET", "/api/v1/runs", read},
 		{"GET", "/api/v1/runs/{run}", read},
 		{"GET", "/api/v1/jobs/{job}/log", read},

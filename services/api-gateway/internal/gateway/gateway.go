@@ -60,7 +60,7 @@ func routes(db *jobs.DB, runs *runs.Service, hub *watch.Hub, guard *auth.Guard, 
 		receiver = webhook.New(db, options.WebhookSecrets, options.AppID, log)
 		graphql  = graph.New(calls, options.PublicURL, log)
 		socket   = watch.NewSocket(hub, runs, options.PublicURL, log)
-		page     = pages.New(runs, log)
+		page     = pages.New(runs, calls, log)
 		ops      = service.OpsHandler(db)
 		mux      = http.NewServeMux()
 	)
@@ -101,6 +101,7 @@ func routes(db *jobs.DB, runs *runs.Service, hub *watch.Hub, guard *auth.Guard, 
 	mux.Handle("POST /webhooks/github", quick(receiver.Receive))
 	mux.Handle("GET /{$}", within(http.HandlerFunc(page.Index)))
 	mux.Handle("GET /run/{id}", within(http.HandlerFunc(page.Run)))
+	mux.Handle("GET /queue", within(http.HandlerFunc(page.Queue)))
 	mux.Handle("GET /static/{file}", quick(page.Static))
 	for _, path := range []string{"/healthz", "/readyz", "/metrics"} {
 		mux.Handle("GET "+path, ops)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/lockstep-ci/lockstep/pkg/jobs"
 	"github.com/lockstep-ci/lockstep/pkg/jobs/jobstest"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/auth"
 )
 
 // queue is what the API says of the queue.
@@ -477,5 +479,76 @@ func TestStatsOfWhatIsNotThere(t *testing.T) {
 	decode(t, s.send("GET", "/api/v1/repositories/"+strings.NewReplacer(":", "%3A", "/", "%2F").Replace(r.Repository+".git")+"/stats", "").body, &got)
 	if got.Runs.Ended != 0 || got.Runs.FailureRate != nil || got.Runs.Duration.P50 != nil || len(got.Days) != 0 || len(got.Stages) != 2 {
 		t.Errorf("one without an end: %+v", got)
+	}
+}
+
+// token is one of the API that sees a repository only.
+func (s *server) tokenOf(repository string) (authorization string) {
+	s.t.Helper()
+	secret := auth.Prefix + "of-" + path.Base(repository)
+	s.db.Exec(s.t, "INSERT INTO ci_tokens (name, hash, hint, scope, repository) VALUES ($1, $2, '', 'read', $3)", path.Base(repository), auth.Hash(secret), repository)
+	return "Bearer " + secret
+}
+
+func TestTokenOfARepositorySeesItsOwnPartOfTheQueue(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.history(one, 100, "50 minutes")
+	s.history(two, 300, "50 minutes")
+	runner := s.worker("runner", 1)
+	s.start(s.planned(two), runner)
+	s.planned(two)
+	own := s.planned(one)
+	s.planned(two)
+	all := s.queue("")
+	only := s.tokenOf(one)
+	a := s.send("GET", "/api/v1/queue", "", "Authorization", only)
+	var q queue
+	decode(t, a.body, &q)
+	if len(q.Jobs) != 1 || strings.Contains(a.body, two) {
+		t.Fatalf("%d %s", a.status, a.body)
+	}
+	if got, want := q.Jobs[0], all.job(t, own); *got.Position != 2 || got.Reason != want.Reason || got.ExpectedStart == nil || want.ExpectedStart == nil {
+		t.Errorf("%+v, to everybody %+v", got, want)
+	}
+	mine, whole := q.Stages[1], all.Stages[1]
+	if mine.Waiting != 1 || mine.Held != 0 || mine.LastHour.Ended != 100 || mine.Slots != 1 || mine.FreeSlots != 0 || mine.Workers != 1 {
+		t.Errorf("its own: %+v", mine)
+	}
+	if whole.Waiting != 3 || whole.Held != 1 || whole.LastHour.Ended != 400 {
+		t.Errorf("all: %+v", whole)
+	}
+	const stats = "/api/v1/repositories/example.com%2Fowner%2F"
+	if a := s.send("GET", stats+"one/stats", "", "Authorization", only); a.status != http.StatusOK {
+		t.Errorf("its own statistics: %d %s", a.status, a.body)
+	}
+	theirs, nobodys := s.send("GET", stats+"two/stats", "", "Authorization", only), s.send("GET", stats+"none/stats", "", "Authorization", only)
+	if p := theirs.problem(t); theirs.status != http.StatusNotFound || p.Code != nobodys.problem(t).Code || p.Detail != nobodys.problem(t).Detail {
+		t.Errorf("another's statistics: %d %s; of one that is none: %s", theirs.status, theirs.body, nobodys.body)
+	}
+}
+
+func TestQueuePageShowsTheSame(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	if a := s.send("GET", "/queue", ""); a.status != http.StatusOK || !strings.Contains(a.body, "Nothing waits") || !strings.Contains(a.body, "no runner is alive") {
+		t.Errorf("an empty queue: %d %s", a.status, a.body)
+	}
+	s.worker("runner", 1)
+	id := s.planned(one)
+	s.db.Exec(t, "UPDATE ci_jobs SET name = $2 WHERE id = $1::text::bigint", id, hostile)
+	s.db.Exec(t, "UPDATE ci_workers SET name = $1", hostile)
+	s.history(two, 50, "30 minutes")
+	a := s.send("GET", "/queue", "")
+	for _, want := range []string{"owner/one", "it is next; a slot is free for it", "number 1 for runner", "expected <time", "<b>1</b> of 1 slots free", "<td>50</td>", "&lt;script&gt;"} {
+		if !strings.Contains(a.body, want) {
+			t.Errorf("the page does not show %q: %s", want, a.body)
+		}
+	}
+	if strings.Contains(a.body, "<script>") {
+		t.Errorf("the page does not escape: %s", a.body)
+	}
+	if a := s.send("GET", "/queue", "", "Authorization", s.tokenOf(two)); strings.Contains(a.body, "owner/one") {
+		t.Errorf("a token of another repository sees it: %d %s", a.status, a.body)
 	}
 }

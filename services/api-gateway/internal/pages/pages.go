@@ -21,6 +21,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/lockstep-ci/lockstep/pkg/jobs"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/api"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/problem"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/runs"
 )
@@ -38,6 +39,9 @@ var (
 
 	templates = template.Must(template.New("").Funcs(template.FuncMap{
 		"duration": duration,
+		"ms":       ms,
+		"rate":     rate,
+		"since":    func(t time.Time) string { return duration(&t, nil) },
 		"name":     repositoryName,
 		"short":    func(sha string) string { return sha[:min(len(sha), 10)] },
 		"branch":   branch,
@@ -55,6 +59,7 @@ var (
 // Pages serves the pages and what they are made of.
 type Pages struct {
 	runs   *runs.Service
+	calls  *api.Service
 	log    *zap.Logger
 	assets map[string]asset
 }
@@ -64,9 +69,9 @@ type asset struct {
 	etag    string
 }
 
-// New shows what service knows.
-func New(service *runs.Service, log *zap.Logger) *Pages {
-	p := &Pages{runs: service, log: log, assets: map[string]asset{}}
+// New shows what service knows, and what calls answer.
+func New(service *runs.Service, calls *api.Service, log *zap.Logger) *Pages {
+	p := &Pages{runs: service, calls: calls, log: log, assets: map[string]asset{}}
 	files, _ := fs.Glob(staticFiles, "static/*") // the pattern is right
 	for _, name := range files {
 		content, err := staticFiles.ReadFile(name)
