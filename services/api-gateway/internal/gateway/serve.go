@@ -28,6 +28,7 @@ const (
 	maxBuf        = 256 << 10 // and of all requests of one connection
 	maxConns      = 12_000    // connections, those that have become WebSockets apart (package watch limits them)
 	maxConnsOfOne = 10_000    // of one address, which may be a proxy's: the rest is for everybody else
+	maxUnread     = 128 << 10 // bytes that the kernel keeps for a client that reads slowly; by itself it would keep 4 MB
 	complainEvery = time.Minute
 )
 
@@ -49,8 +50,9 @@ func (g *Gateway) Serve(ctx context.Context, listener net.Listener) error {
 			MaxConcurrentStreams: maxStreams, MaxReceiveBufferPerStream: maxStreamBuf, MaxReceiveBufferPerConnection: maxBuf,
 			SendPingTimeout: pingAfter, PingTimeout: pongLimit, WriteByteTimeout: writeLimit,
 		},
-		ConnState: crowd.observe,
-		ErrorLog:  zap.NewStdLog(g.log),
+		ConnState:   crowd.observe,
+		ConnContext: keepLittle,
+		ErrorLog:    zap.NewStdLog(g.log),
 	}
 	var background sync.WaitGroup
 	background.Go(func() { g.hub.Run(ctx) })
@@ -71,6 +73,15 @@ func (g *Gateway) Serve(ctx context.Context, listener net.Listener) error {
 		return errors.Join(server.Close(), nil)
 	}
 	return nil
+}
+
+// keepLittle keeps what a watcher reads from being old, and thousands of slow ones from filling the kernel's memory. Through this a
+// distant client (100 ms) still reads more than a megabyte a second.
+func keepLittle(ctx context.Context, conn net.Conn) context.Context {
+	if tcp, is := conn.(*net.TCPConn); is {
+		_ = tcp.SetWriteBuffer(maxUnread) // without it everything works too
+	}
+	return ctx
 }
 
 // crowd bounds the connections that are open at once. One too many is closed before anything of it is read.

@@ -29,7 +29,7 @@ const (
 	liveTick   = 100 * time.Millisecond // between two looks while something watched is not final: steps and logs notify nobody
 	idleTick   = time.Second            // otherwise
 	restBeat   = 20 * time.Millisecond  // at least between two looks, so that a burst of wakes is one
-	tellCost   = 20 * time.Microsecond  // what telling one watcher costs, both sides together: looks never outrun what they set off
+	tellCost   = 10 * time.Microsecond  // of rest for each watcher told, which costs about as much: half of the time is left for others
 	lookLimit  = 10 * time.Second       // for the statements of one look
 	latestRuns = 30                     // in the list
 	maxFeeds   = 10_000                 // watchers of one process
@@ -110,8 +110,8 @@ func (h *Hub) Run(ctx context.Context) {
 			failing = true // said once, until it works again
 			h.log.Warn("watchers wait for the database", zap.Error(err))
 		}
-		// What is told faster than it can be taken piles up in sockets, and is old when it is read. So the more there are to tell,
-		// and the more a look costs, the fewer looks there are: what changes meanwhile is told as one.
+		// The more there are to tell, and the more a look costs, the fewer looks there are: what changes meanwhile is told as one,
+		// and requests get their turn between two crowds.
 		select {
 		case <-ctx.Done():
 			return
