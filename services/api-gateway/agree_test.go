@@ -739,7 +739,7 @@ func TestWhatIsNoCallIsTheCallersMistake(t *testing.T) {
 		{"a NUL", "RunService/CreateRun", "application/json", `{"repository":"https://example.com/o/n\u0000"}`, "invalid_argument"},
 		{"too large", "RunService/CreateRun", "application/json", `{"repository":"` + long + `"}`, "resource_exhausted"},
 		{"no such procedure", "RunService/DropRun", "application/json", "{}", "unimplemented"},
-		{"no such service", "TokenService/CreateToken", "application/json", "{}", "unimplemented"},
+		{"no such service", "NoService/CreateToken", "application/json", "{}", "unimplemented"},
 	}
 	for _, test := range tests {
 		a := g.send("POST", "/lockstep.v1."+test.procedure, test.body, "Content-Type", test.kind)

@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
-	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -26,13 +25,9 @@ import (
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/watch"
 )
 
-const (
-	defaultLimit = 20 // of a list
-	maxLimit     = 100
-	maxKey       = 255 // characters of an idempotency key
-)
+const maxKey = 255 // characters of an idempotency key
 
-// Service is RunService, JobService and QueueService. Who calls is said by auth.From of the context.
+// Service is RunService, JobService, QueueService, TokenService and AuditService. Who calls is said by auth.From of the context.
 type Service struct {
 	runs *runs.Service
 	hub  *watch.Hub
@@ -56,7 +51,13 @@ func (s *Service) CreateRun(ctx context.Context, request *lockstepv1.CreateRunRe
 		return nil, err
 	}
 	wanted := runs.Request{Repository: request.GetRepository(), Ref: request.GetRef(), SHA: request.GetSha()}
-	run, replayed, err := s.runs.Create(ctx, wanted, auth.From(ctx).Name, key)
+	by := auth.From(ctx)
+	if by.Repository != "" {
+		if asked, err := runs.Repository(wanted.Repository); err == nil && !by.Sees(asked) {
+			return nil, problem.In("repository", http.StatusNotFound, "not_found", "your credentials are for "+by.Repository)
+		}
+	}
+	run, replayed, err := s.runs.Create(ctx, wanted, by.Name, key)
 	if err != nil {
 		return nil, err
 	}
@@ -72,6 +73,9 @@ func (s *Service) RerunRun(ctx context.Context, request *lockstepv1.RerunRunRequ
 	}
 	id, err := parseID(request.GetId())
 	if err != nil {
+		return nil, err
+	}
+	if err := s.visible(ctx, id); err != nil {
 		return nil, err
 	}
 	run, replayed, err := s.runs.Rerun(ctx, id, auth.From(ctx).Name, key)
@@ -94,6 +98,9 @@ func (s *Service) CancelRun(ctx context.Context, request *lockstepv1.CancelRunRe
 	if err != nil {
 		return nil, err
 	}
+	if err := s.visible(ctx, id); err != nil {
+		return nil, err
+	}
 	run, err := s.runs.Cancel(ctx, id, auth.From(ctx).Name)
 	if err != nil {
 		return nil, err
@@ -106,6 +113,9 @@ func (s *Service) CancelRun(ctx context.Context, request *lockstepv1.CancelRunRe
 func (s *Service) GetRun(ctx context.Context, request *lockstepv1.GetRunRequest) (*lockstepv1.GetRunResponse, error) {
 	id, err := parseID(request.GetId())
 	if err != nil {
+		return nil, err
+	}
+	if err := s.visible(ctx, id); err != nil {
 		return nil, err
 	}
 	run, err := s.runs.Get(ctx, id)
@@ -123,7 +133,9 @@ func (s *Service) GetRuns(ctx context.Context, ids []string) (map[string]*lockst
 	}
 	answer := map[string]*lockstepv1.Run{}
 	for i := range found {
-		answer[found[i].ID] = found[i].Message()
+		if auth.From(ctx).Sees(found[i].Repository) {
+			answer[found[i].ID] = found[i].Message()
+		}
 	}
 	return answer, nil
 }
@@ -136,6 +148,9 @@ func (s *Service) RunsOfJobs(ctx context.Context, ids []string) (map[string]*loc
 	}
 	answer := map[string]*lockstepv1.Run{}
 	for i := range found {
+		if !auth.From(ctx).Sees(found[i].Repository) {
+			continue
+		}
 		run := found[i].Message()
 		for _, job := range run.GetJobs() {
 			answer[job.GetId()] = run
@@ -160,6 +175,9 @@ func (s *Service) Version(ctx context.Context, text string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
+	if err := s.visible(ctx, id); err != nil {
+		return 0, err
+	}
 	versions, err := s.runs.Versions(ctx, []int64{id})
 	if err != nil {
 		return 0, err
@@ -173,33 +191,24 @@ func (s *Service) Version(ctx context.Context, text string) (int64, error) {
 
 // ListRuns lists runs page by page.
 func (s *Service) ListRuns(ctx context.Context, request *lockstepv1.ListRunsRequest) (*lockstepv1.ListRunsResponse, error) {
-	limit, err := pageLimit(request.Limit)
+	page, err := readPage(runsCursor, request.Limit, request.Cursor)
 	if err != nil {
 		return nil, err
-	}
-	before := int64(math.MaxInt64)
-	if request.Cursor != nil {
-		last, ours := openCursor(request.GetCursor(), runsCursor)
-		id, valid := runs.ParseID(last)
-		if !ours || !valid {
-			return nil, badCursor()
-		}
-		before = id
 	}
 	filter := runs.Filter{
 		Repository: request.Repository, Status: request.Status, Event: request.Event, Ref: request.Ref, PullRequest: request.PullRequest,
 		Only: auth.From(ctx).Repository,
 	}
-	page, err := s.runs.List(ctx, filter, before, int(limit))
+	found, err := s.runs.List(ctx, filter, page.before, page.limit)
 	if err != nil {
 		return nil, err
 	}
 	answer := &lockstepv1.ListRunsResponse{}
-	if page.Next != 0 {
-		answer.NextCursor = sealCursor(runsCursor, strconv.FormatInt(page.Next, 10))
+	if found.Next != 0 {
+		answer.NextCursor = sealCursor(runsCursor, strconv.FormatInt(found.Next, 10))
 	}
-	for i := range page.Runs {
-		answer.Runs = append(answer.Runs, page.Runs[i].Message())
+	for i := range found.Runs {
+		answer.Runs = append(answer.Runs, found.Runs[i].Message())
 	}
 	return answer, nil
 }
@@ -212,6 +221,9 @@ func (s *Service) GetJob(ctx context.Context, request *lockstepv1.GetJobRequest)
 	}
 	place, err := s.runs.PlaceOf(ctx, id)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.visible(ctx, place.Run); err != nil {
 		return nil, err
 	}
 	run, err := s.runs.Get(ctx, place.Run)
@@ -236,6 +248,9 @@ func (s *Service) ListQueue(ctx context.Context, request *lockstepv1.ListQueueRe
 
 // ListWorkers lists who works.
 func (s *Service) ListWorkers(ctx context.Context, _ *lockstepv1.ListWorkersRequest) (*lockstepv1.ListWorkersResponse, error) {
+	if err := everywhere(ctx); err != nil {
+		return nil, err
+	}
 	found, err := queue.Workers(ctx, s.pool)
 	return &lockstepv1.ListWorkersResponse{Workers: found}, err
 }
@@ -260,22 +275,25 @@ func (s *Service) GetRepositoryStats(ctx context.Context, request *lockstepv1.Ge
 	return queue.Stats(ctx, s.pool, repository, window)
 }
 
+// visible returns jobs.ErrNotFound for a run that is not there for who asks.
+func (s *Service) visible(ctx context.Context, run int64) error {
+	by := auth.From(ctx)
+	if by.Repository == "" {
+		return nil
+	}
+	repository, err := s.runs.RepositoryOf(ctx, run)
+	if err == nil && !by.Sees(repository) {
+		err = fmt.Errorf("read run %d: %w", run, jobs.ErrNotFound)
+	}
+	return err
+}
+
 func parseID(text string) (int64, error) {
 	id, valid := runs.ParseID(text)
 	if !valid {
 		return 0, fmt.Errorf("read id %.30q: %w", text, jobs.ErrNotFound)
 	}
 	return id, nil
-}
-
-func pageLimit(asked *int32) (int32, error) {
-	switch {
-	case asked == nil:
-		return defaultLimit, nil
-	case *asked < 1 || *asked > maxLimit:
-		return 0, problem.In("limit", http.StatusBadRequest, "invalid_parameter", "give a number from 1 to "+strconv.Itoa(maxLimit))
-	}
-	return *asked, nil
 }
 
 func idempotencyKey(given *string) (string, error) {

@@ -74,6 +74,9 @@ func (s *Service) FollowLog(ctx context.Context, request *lockstepv1.FollowLogRe
 	}
 	asking, cancel := context.WithTimeout(ctx, readLimit)
 	place, err := s.runs.PlaceOf(asking, job)
+	if err == nil {
+		err = s.visible(asking, place.Run)
+	}
 	cancel()
 	if err != nil {
 		return err

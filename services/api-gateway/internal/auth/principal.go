@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/problem"
 )
@@ -16,6 +17,8 @@ type Principal struct {
 	Right Right
 	// Repository is the only one that he sees; empty: all.
 	Repository string
+	// Expires is when his token ends by itself; zero: never.
+	Expires time.Time
 }
 
 // Anonymous is who sends no credentials.

@@ -49,6 +49,11 @@ var rights = map[string]Right{
 	"POST /api/v1/approvals/{id}/approve":         Write,
 	"POST /api/v1/approvals/{id}/reject":          Write,
 	"GET /api/v1/watch":                           Read,
+	"POST /api/v1/tokens":                         Admin,
+	"GET /api/v1/tokens":                          Admin,
+	"GET /api/v1/tokens/{id}":                     Admin,
+	"POST /api/v1/tokens/{id}/revoke":             Admin,
+	"GET /api/v1/audit":                           Admin,
 	"GET /api/v1/openapi.json":                    Anybody,
 
 	lockstepv1connect.RunServiceCreateRunProcedure:            Write,
@@ -85,6 +90,11 @@ var rights = map[string]Right{
 	lockstepv1connect.ApprovalServiceGetApprovalProcedure:        Read,
 	lockstepv1connect.ApprovalServiceApproveProcedure:            Write,
 	lockstepv1connect.ApprovalServiceRejectProcedure:             Write,
+	lockstepv1connect.TokenServiceCreateTokenProcedure:           Admin,
+	lockstepv1connect.TokenServiceListTokensProcedure:            Admin,
+	lockstepv1connect.TokenServiceGetTokenProcedure:              Admin,
+	lockstepv1connect.TokenServiceRevokeTokenProcedure:           Admin,
+	lockstepv1connect.AuditServiceListAuditProcedure:             Admin,
 
 	"POST /webhooks/github": Anybody, // guarded by its signature
 	"GET /{$}":              Read,

@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	_ "embed"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -14,9 +15,8 @@ import (
 )
 
 const (
-	lookEvery  = time.Second      // at the tokens of what is being served: a stream outlives its token by about this
-	touchEvery = 15 * time.Second // what was used is noted
-	lookLimit  = 5 * time.Second
+	lookEvery = time.Second // at the tokens of what is being served: a stream outlives its token by about this
+	lookLimit = 5 * time.Second
 )
 
 var (
@@ -90,20 +90,15 @@ func (s *serving) taken() []int64 {
 
 // Run ends what is served to tokens that have ended, and notes which were used, until ctx ends.
 func (g *Guard) Run(ctx context.Context) {
-	look, touch := time.NewTicker(lookEvery), time.NewTicker(touchEvery)
-	defer look.Stop()
-	defer touch.Stop()
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
 	for {
-		var err error
 		select {
 		case <-ctx.Done():
 			return
-		case <-look.C:
-			err = g.look(ctx)
-		case <-touch.C:
-			err = g.touch(ctx)
+		case <-tick.C:
 		}
-		if err != nil && ctx.Err() == nil { // while the database is away, what is served goes on
+		if err := errors.Join(g.look(ctx), g.touch(ctx)); err != nil && ctx.Err() == nil { // while the database is away, what is served goes on
 			g.log.Debug("tokens not looked at", zap.Error(err))
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -30,12 +31,16 @@ func (g *Guard) token(ctx context.Context, secret string) (p Principal, id int64
 		return Principal{}, 0, false, nil
 	}
 	var scope string
-	err = g.pool.QueryRow(ctx, tokenSQL, pgx.NamedArgs{"hash": Hash(secret)}).Scan(&id, &scope, &p.Repository)
+	var expires *time.Time
+	err = g.pool.QueryRow(ctx, tokenSQL, pgx.NamedArgs{"hash": Hash(secret)}).Scan(&id, &scope, &p.Repository, &expires)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return Principal{}, 0, false, nil
 	case err != nil:
 		return Principal{}, 0, false, fmt.Errorf("look up token: %w", err)
+	}
+	if expires != nil {
+		p.Expires = *expires
 	}
 	p.Name, p.Right = "token:"+strconv.FormatInt(id, 10), Scopes[scope]
 	return p, id, true, nil

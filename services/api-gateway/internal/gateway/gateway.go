@@ -88,6 +88,11 @@ func routes(db *jobs.DB, runs *runs.Service, hub *watch.Hub, guard *auth.Guard, 
 	mux.Handle("POST /api/v1/approvals/{id}/reject", quick(json.Reject))
 	mux.Handle("GET /api/v1/repositories/{repository}/stats", quick(json.GetRepositoryStats))
 	mux.Handle("GET /api/v1/watch", plain(socket.Serve))
+	mux.Handle("POST /api/v1/tokens", quick(json.CreateToken))
+	mux.Handle("GET /api/v1/tokens", quick(json.ListTokens))
+	mux.Handle("GET /api/v1/tokens/{id}", quick(json.GetToken))
+	mux.Handle("POST /api/v1/tokens/{id}/revoke", quick(json.RevokeToken))
+	mux.Handle("GET /api/v1/audit", quick(json.ListAudit))
 	mux.Handle("GET /api/v1/openapi.json", quick(openapi.Serve))
 	for _, p := range rpc.Procedures(calls, log) {
 		if p.Streams {

@@ -22,6 +22,7 @@ import (
 
 	"github.com/lockstep-ci/lockstep/pkg/jobs"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/api"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/auth"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/problem"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/runs"
 )
@@ -86,7 +87,7 @@ func New(service *runs.Service, calls *api.Service, log *zap.Logger) *Pages {
 
 // Index answers GET /: the latest runs.
 func (p *Pages) Index(w http.ResponseWriter, r *http.Request) {
-	list, err := p.runs.Summaries(r.Context(), listed)
+	list, err := p.runs.Summaries(r.Context(), auth.From(r.Context()).Repository, listed)
 	p.show(w, r, "index.html", list, err)
 }
 
@@ -98,6 +99,9 @@ func (p *Pages) Run(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	run, err := p.runs.Get(r.Context(), id)
+	if err == nil && !auth.From(r.Context()).Sees(run.Repository) {
+		err = jobs.ErrNotFound
+	}
 	if err != nil {
 		p.show(w, r, "run.html", nil, err)
 		return

@@ -33,6 +33,8 @@ func Procedures(service *api.Service, log *zap.Logger) []Procedure {
 	_, queue := lockstepv1connect.NewQueueServiceHandler(service, options...)
 	_, repositories := lockstepv1connect.NewRepositoryServiceHandler(service, options...)
 	_, approvals := lockstepv1connect.NewApprovalServiceHandler(service, options...)
+	_, tokens := lockstepv1connect.NewTokenServiceHandler(service, options...)
+	_, audit := lockstepv1connect.NewAuditServiceHandler(service, options...)
 
 	var procedures []Procedure
 	add := func(file protoreflect.FileDescriptor, handler http.Handler) {
@@ -50,6 +52,8 @@ func Procedures(service *api.Service, log *zap.Logger) []Procedure {
 	add(lockstepv1.File_lockstep_v1_queue_proto, queue)
 	add(lockstepv1.File_lockstep_v1_repository_proto, repositories)
 	add(lockstepv1.File_lockstep_v1_approval_proto, approvals)
+	add(lockstepv1.File_lockstep_v1_token_proto, tokens)
+	add(lockstepv1.File_lockstep_v1_audit_proto, audit)
 	return procedures
 }
 

@@ -116,9 +116,13 @@ func (s *Service) ReadOfJobs(ctx context.Context, jobs []int64) ([]Run, error) {
 	return s.Read(ctx, ids)
 }
 
-// Summaries returns the newest runs without their jobs, at most limit of them.
-func (s *Service) Summaries(ctx context.Context, limit int) ([]Summary, error) {
-	found, err := collect(ctx, s, "summaries", pgx.NamedArgs{"limit": limit}, pgx.RowToStructByName[Summary])
+// Summaries returns the newest runs without their jobs, at most limit of them; of repository only, unless it is empty.
+func (s *Service) Summaries(ctx context.Context, repository string, limit int) ([]Summary, error) {
+	name := "summaries"
+	if repository != "" {
+		name = "summaries_of_repository"
+	}
+	found, err := collect(ctx, s, name, pgx.NamedArgs{"repository": repository, "limit": limit}, pgx.RowToStructByName[Summary])
 	for i := range found {
 		found[i].URL = s.pageURL(found[i].ID)
 	}
@@ -138,6 +142,18 @@ func (s *Service) Versions(ctx context.Context, ids []int64) (map[int64]int64, e
 		return nil, fmt.Errorf("read versions of runs: %w", err)
 	}
 	return versions, nil
+}
+
+// RepositoryOf returns whose run it is, or jobs.ErrNotFound.
+func (s *Service) RepositoryOf(ctx context.Context, run int64) (repository string, err error) {
+	err = s.db.Pool().QueryRow(ctx, query("repository_of"), pgx.NamedArgs{"run": run}).Scan(&repository)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = jobs.ErrNotFound
+	}
+	if err != nil {
+		return "", fmt.Errorf("read repository of run %d: %w", run, err)
+	}
+	return repository, nil
 }
 
 // Place is where a job belongs.

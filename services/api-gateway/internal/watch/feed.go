@@ -66,8 +66,15 @@ var (
 	ErrTooManyLogs = errors.New("watch: too many logs")
 )
 
-// Open watches a run; 0 is the list of the latest runs. Close the feed when done.
-func (h *Hub) Open(run int64) (*Feed, error) {
+// Open watches a run. Close the feed when done.
+func (h *Hub) Open(run int64) (*Feed, error) { return h.open(subject{run: run}) }
+
+// OpenList watches the list of the latest runs; of one repository, unless it is empty.
+func (h *Hub) OpenList(repository string) (*Feed, error) {
+	return h.open(subject{repository: repository})
+}
+
+func (h *Hub) open(what subject) (*Feed, error) {
 	f := &Feed{hub: h, ready: make(chan struct{}, 1), closed: make(chan struct{}), tails: map[int64]*tail{}}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -78,9 +85,9 @@ func (h *Hub) Open(run int64) (*Feed, error) {
 		return nil, ErrTooMany
 	}
 	h.feeds++
-	if f.topic = h.topics[run]; f.topic == nil {
-		f.topic = &topic{run: run, feeds: map[*Feed]struct{}{}}
-		h.topics[run] = f.topic
+	if f.topic = h.topics[what]; f.topic == nil {
+		f.topic = &topic{subject: what, feeds: map[*Feed]struct{}{}}
+		h.topics[what] = f.topic
 	}
 	f.topic.feeds[f] = struct{}{}
 	if f.topic.state.Load() != nil {
@@ -99,7 +106,7 @@ func (f *Feed) Close() {
 	delete(h.followers, f)
 	delete(f.topic.feeds, f)
 	if len(f.topic.feeds) == 0 {
-		delete(h.topics, f.topic.run)
+		delete(h.topics, f.topic.subject)
 	}
 }
 

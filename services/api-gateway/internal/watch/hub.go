@@ -52,13 +52,19 @@ type Hub struct {
 	mu        sync.Mutex
 	stopped   bool
 	feeds     int
-	topics    map[int64]*topic   // what is watched, by run; 0: the list
+	topics    map[subject]*topic // what is watched
 	followers map[*Feed]struct{} // those that follow a log
 }
 
-// topic is a run, or the list, that somebody watches.
+// subject is what somebody may watch: a run, or when it is 0 the list of the latest runs; of one repository, unless that is empty.
+type subject struct {
+	run        int64
+	repository string
+}
+
+// topic is a subject that somebody watches.
 type topic struct {
-	run   int64
+	subject
 	state atomic.Pointer[State] // nil: not read yet; the hub's loop alone stores
 	feeds map[*Feed]struct{}    // never empty; guarded by the hub's mutex
 }
@@ -76,7 +82,7 @@ func (s *State) final() bool { return s != nil && s.Run != nil && s.Run.Status.F
 
 // NewHub makes a hub that reads from db. Run must run for it to work.
 func NewHub(db *jobs.DB, service *runs.Service, log *zap.Logger) *Hub {
-	h := &Hub{db: db, runs: service, log: log, wake: make(chan struct{}, 1), topics: map[int64]*topic{}, followers: map[*Feed]struct{}{}}
+	h := &Hub{db: db, runs: service, log: log, wake: make(chan struct{}, 1), topics: map[subject]*topic{}, followers: map[*Feed]struct{}{}}
 	db.Metrics().MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "lockstep_watchers", Help: "Who watches a run, the list or a log now."}, func() float64 {
 		h.mu.Lock()
 		defer h.mu.Unlock()
@@ -147,8 +153,8 @@ func (h *Hub) look(ctx context.Context) (wait time.Duration, told int, err error
 	return idleTick, told, nil
 }
 
-// watched returns what somebody watches, by run, and whether steps or logs may change without a wake.
-func (h *Hub) watched() (topics map[int64]*topic, live bool) {
+// watched returns what somebody watches, and whether steps or logs may change without a wake.
+func (h *Hub) watched() (topics map[subject]*topic, live bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	live = len(h.followers) > 0
@@ -158,20 +164,24 @@ func (h *Hub) watched() (topics map[int64]*topic, live bool) {
 	return maps.Clone(h.topics), live
 }
 
-// lookAtRuns renews the states: of the list, and of the runs whose version has risen. It returns how many watchers are told.
-func (h *Hub) lookAtRuns(ctx context.Context, watched map[int64]*topic) (told int, err error) {
+// lookAtRuns renews the states: of the lists, and of the runs whose version has risen. It returns how many watchers are told.
+func (h *Hub) lookAtRuns(ctx context.Context, watched map[subject]*topic) (told int, err error) {
 	fresh := map[*topic]*State{}
-	if list := watched[0]; list != nil {
-		state, err := h.readList(ctx)
-		if err != nil {
-			return 0, err
-		}
-		if old := list.state.Load(); old == nil || string(old.JSON) != string(state.JSON) {
-			fresh[list] = state
+	var unfinished []int64
+	for _, t := range watched {
+		switch {
+		case t.run != 0 && !t.state.Load().final():
+			unfinished = append(unfinished, t.run)
+		case t.run == 0:
+			state, err := h.readList(ctx, t.repository)
+			if err != nil {
+				return 0, err
+			}
+			if old := t.state.Load(); old == nil || string(old.JSON) != string(state.JSON) {
+				fresh[t] = state
+			}
 		}
 	}
-
-	unfinished := slices.DeleteFunc(slices.Collect(maps.Keys(watched)), func(run int64) bool { return run == 0 || watched[run].state.Load().final() })
 	if len(unfinished) > 0 {
 		versions, err := h.runs.Versions(ctx, unfinished)
 		if err != nil {
@@ -179,7 +189,7 @@ func (h *Hub) lookAtRuns(ctx context.Context, watched map[int64]*topic) (told in
 		}
 		changed := slices.DeleteFunc(unfinished, func(run int64) bool {
 			version, exists := versions[run]
-			state := watched[run].state.Load()
+			state := watched[subject{run: run}].state.Load()
 			return !exists || state != nil && state.Run.Version == version
 		})
 		if len(changed) > 0 {
@@ -189,7 +199,7 @@ func (h *Hub) lookAtRuns(ctx context.Context, watched map[int64]*topic) (told in
 			}
 			for _, run := range found {
 				id, _ := runs.ParseID(run.ID) // the database's own
-				fresh[watched[id]] = newState(run)
+				fresh[watched[subject{run: id}]] = newState(run)
 			}
 		}
 	}
@@ -206,8 +216,8 @@ func (h *Hub) lookAtRuns(ctx context.Context, watched map[int64]*topic) (told in
 	return told, nil
 }
 
-func (h *Hub) readList(ctx context.Context) (*State, error) {
-	list, err := h.runs.Summaries(ctx, latestRuns)
+func (h *Hub) readList(ctx context.Context, repository string) (*State, error) {
+	list, err := h.runs.Summaries(ctx, repository, latestRuns)
 	if err != nil {
 		return nil, err
 	}

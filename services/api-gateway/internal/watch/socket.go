@@ -21,6 +21,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/lockstep-ci/lockstep/pkg/jobs"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/auth"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/params"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/problem"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/runs"
@@ -65,27 +66,29 @@ func (s *Socket) Serve(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	var run int64
+	by := auth.From(r.Context())
+	open := func() (*Feed, error) { return s.hub.OpenList(by.Repository) }
 	if text, given := values["run"]; given {
-		var valid bool
-		if run, valid = runs.ParseID(text); !valid {
+		run, valid := runs.ParseID(text)
+		if !valid {
 			return problem.In("run", http.StatusBadRequest, "invalid_parameter", "give the id of a run")
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), lookLimit)
-		found, err := s.runs.Versions(ctx, []int64{run})
+		repository, err := s.runs.RepositoryOf(ctx, run)
 		cancel()
 		if err != nil {
 			return err
 		}
-		if len(found) == 0 {
+		if !by.Sees(repository) {
 			return jobs.ErrNotFound
 		}
+		open = func() (*Feed, error) { return s.hub.Open(run) }
 	}
 	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
 		w.Header().Set("Upgrade", "websocket")
 		return problem.New(http.StatusUpgradeRequired, "upgrade_required", "connect as a WebSocket")
 	}
-	feed, err := s.hub.Open(run)
+	feed, err := open()
 	if err != nil {
 		return err
 	}

@@ -35,9 +35,16 @@ const (
 
 // statuses of calls that do not answer 200.
 var statuses = map[string]int{
-	"RunService_CreateRun": http.StatusCreated,
-	"RunService_RerunRun":  http.StatusCreated,
-	"RunService_CancelRun": http.StatusAccepted,
+	"RunService_CreateRun":     http.StatusCreated,
+	"RunService_RerunRun":      http.StatusCreated,
+	"RunService_CancelRun":     http.StatusAccepted,
+	"TokenService_CreateToken": http.StatusCreated,
+}
+
+// required are the fields without which a request cannot be.
+var required = map[string][]string{
+	"CreateRunRequest":   {"repository"},
+	"CreateTokenRequest": {"name", "scope"},
 }
 
 //go:embed by_hand.yaml
@@ -168,13 +175,11 @@ func complete(name string, schema *openapi3.Schema) error {
 	}
 	if strings.HasSuffix(name, "Request") || strings.HasSuffix(name, "Change") { // unknown fields are refused, absent and null ones are empty
 		delete(schema.Properties, key)
-		if _, has := schema.Properties["repository"]; has {
-			schema.Required = []string{"repository"}
-		}
+		schema.Required = required[name]
 		no := false
 		schema.AdditionalProperties = openapi3.AdditionalProperties{Has: &no}
 		for field, property := range schema.Properties {
-			property.Value.Nullable = field != "repository"
+			property.Value.Nullable = !slices.Contains(schema.Required, field)
 		}
 		return nil
 	}

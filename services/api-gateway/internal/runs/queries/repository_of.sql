@@ -1,0 +1,2 @@
+-- repository_of: whose run it is.
+SELECT repository FROM ci_runs WHERE id = @run

@@ -1,0 +1,6 @@
+-- list: a page of tokens, the newest first.
+SELECT id::text, name, hint, scope, repository::text, created_at, created_by, expires_at, last_used_at, revoked_at, revoked_by
+FROM   ci_tokens
+WHERE  id < @before AND (@repository = '' OR repository = @repository)
+ORDER  BY ci_tokens.id DESC -- not the text
+LIMIT  @limit
