@@ -14,7 +14,7 @@ import (
 func figures(ctx context.Context, b *bench, t *table) error {
 	ended, waiting := number(float64(b.size.ended)), number(float64(b.size.waiting))
 	counting := t.row("attempts/s", nil, "ours: %s finished jobs, a tenth of them of the last 24 h and nine tenths of one repository, counted for the statistics", ended)
-	const big, small = "/api/v1/repositories/github.com%2Facme%2Fwidgets-0/stats", "/api/v1/repositories/github.com%2Facme%2Fwidgets-1/stats"
+	const big, small = "/api/v1/repositories/github.com%2Facme%2Fwidgets-0/stats", "/api/v1/repositories/github.com%2Facme%2Fwidgets-59/stats"
 	// A token of one repository: its jobs have to be looked for in the queue.
 	const oneRepository = "lst_one-repository"
 	asked := []struct {

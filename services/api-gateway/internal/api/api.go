@@ -5,6 +5,7 @@ package api
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -269,10 +270,15 @@ func (s *Service) GetRepositoryStats(ctx context.Context, request *lockstepv1.Ge
 		}
 		window = queue.Windows[i]
 	}
+	none := problem.In("repository", http.StatusNotFound, "not_found", "nobody has asked for a run of this repository")
 	if !auth.From(ctx).Sees(repository) {
-		return nil, fmt.Errorf("read statistics of %s: %w", repository, jobs.ErrNotFound)
+		return nil, none
 	}
-	return queue.Stats(ctx, s.pool, repository, window)
+	stats, err := queue.Stats(ctx, s.pool, repository, window)
+	if errors.Is(err, jobs.ErrNotFound) {
+		return nil, none
+	}
+	return stats, err
 }
 
 // visible returns jobs.ErrNotFound for a run that is not there for who asks.

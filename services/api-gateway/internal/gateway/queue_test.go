@@ -462,7 +462,7 @@ func TestStatsOfWhatIsNotThere(t *testing.T) {
 		status     int
 		field      string
 	}{
-		{"a repository that nobody knows", "example.com%2Fowner%2Fnobody/stats", http.StatusNotFound, ""},
+		{"a repository that nobody knows", "example.com%2Fowner%2Fnobody/stats", http.StatusNotFound, "repository"},
 		{"no repository", "example.com/stats", http.StatusUnprocessableEntity, "repository"},
 		{"a user in the URL", "https%3A%2F%2Fme%3Asecret%40example.com%2Fa%2Fb/stats", http.StatusUnprocessableEntity, "repository"},
 		{"another window", "example.com%2Fowner%2Fname/stats?window=1h", http.StatusBadRequest, "window"},
