@@ -145,6 +145,20 @@ func unary(ctx context.Context, client *http.Client, url string, options []conne
 		return called[lockstepv1.ListWorkersRequest, lockstepv1.ListWorkersResponse](ctx, client, url, options, r, answer)
 	case *lockstepv1.GetRepositoryStatsRequest:
 		return called[lockstepv1.GetRepositoryStatsRequest, lockstepv1.GetRepositoryStatsResponse](ctx, client, url, options, r, answer)
+	case *lockstepv1.ListRepositoriesRequest:
+		return called[lockstepv1.ListRepositoriesRequest, lockstepv1.ListRepositoriesResponse](ctx, client, url, options, r, answer)
+	case *lockstepv1.GetRepositoryRequest:
+		return called[lockstepv1.GetRepositoryRequest, lockstepv1.GetRepositoryResponse](ctx, client, url, options, r, answer)
+	case *lockstepv1.UpdateRepositoryRequest:
+		return called[lockstepv1.UpdateRepositoryRequest, lockstepv1.UpdateRepositoryResponse](ctx, client, url, options, r, answer)
+	case *lockstepv1.ListApprovalsRequest:
+		return called[lockstepv1.ListApprovalsRequest, lockstepv1.ListApprovalsResponse](ctx, client, url, options, r, answer)
+	case *lockstepv1.GetApprovalRequest:
+		return called[lockstepv1.GetApprovalRequest, lockstepv1.GetApprovalResponse](ctx, client, url, options, r, answer)
+	case *lockstepv1.ApproveRequest:
+		return called[lockstepv1.ApproveRequest, lockstepv1.ApproveResponse](ctx, client, url, options, r, answer)
+	case *lockstepv1.RejectRequest:
+		return called[lockstepv1.RejectRequest, lockstepv1.RejectResponse](ctx, client, url, options, r, answer)
 	}
 	return errors.New("no procedure takes this request")
 }

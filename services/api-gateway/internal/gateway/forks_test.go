@@ -3,12 +3,14 @@ package gateway_test
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/lockstep-ci/lockstep/pkg/jobs/jobstest"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/auth"
 )
 
 const (
@@ -408,5 +410,55 @@ func TestDeliveriesAreCounted(t *testing.T) {
 	}
 	if n := strings.Count(metrics, "\nlockstep_webhook_deliveries_total{"); n != 6 {
 		t.Errorf("%d series", n)
+	}
+}
+
+func TestWhoMayDecideAboutAFork(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	asked := s.told("pull_request", "d1", forked(t, "opened", "4", 0))
+	path := "/api/v1/approvals/" + asked.ApprovalID
+	for _, who := range []struct {
+		scope      string
+		repository any
+		see, set   int // status of GET of approval and repository, and of PATCH
+		approve    int
+		listed     int
+	}{
+		{"read", nil, 200, 403, 403, 1},
+		{"read", home, 200, 403, 403, 1},
+		{"run", "https://github.com/owner/other", 404, 403, 404, 0},
+		{"admin", "https://github.com/owner/other", 404, 404, 404, 0},
+		{"run", home, 200, 403, 200, 1},
+		{"admin", nil, 200, 200, 200, 0}, // it waits no more
+	} {
+		t.Run(fmt.Sprint(who.scope, who.repository), func(t *testing.T) {
+			header, _ := s.issue(auth.Prefix+strings.ReplaceAll(fmt.Sprint(who.scope, who.repository), "/", ""), who.scope, who.repository)
+			for _, one := range []struct {
+				method, path, body string
+				want               int
+			}{
+				{"GET", path, "", who.see}, {"GET", homePath, "", who.see}, {"PATCH", homePath, `{"weight":2}`, who.set},
+			} {
+				if a := s.send(one.method, one.path, one.body, "Authorization", header); a.status != one.want {
+					t.Errorf("%s %s: %d %s", one.method, one.path, a.status, a.body)
+				}
+			}
+			for _, list := range []string{"/api/v1/approvals", "/api/v1/approvals?repository=" + url.QueryEscape(home)} {
+				a := s.send("GET", list, "", "Authorization", header)
+				if n := strings.Count(a.body, `"head_sha"`); n != who.listed {
+					t.Errorf("%s: %s", list, a.body)
+				}
+			}
+			if a := s.send("POST", path+"/approve", "", "Authorization", header); a.status != who.approve {
+				t.Errorf("approve: %d %s", a.status, a.body)
+			}
+		})
+	}
+	if a := s.send("GET", path, "", "Authorization", ""); a.status != http.StatusUnauthorized {
+		t.Errorf("nobody: %d", a.status)
+	}
+	if by := jobstest.Value[string](t, s.db, "SELECT decided_by FROM ci_approvals"); !strings.HasPrefix(by, "token:") {
+		t.Errorf("decided by %s", by)
 	}
 }
