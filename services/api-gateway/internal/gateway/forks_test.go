@@ -11,6 +11,7 @@ import (
 
 	"github.com/lockstep-ci/lockstep/pkg/jobs/jobstest"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/auth"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/gateway"
 )
 
 const (
@@ -460,5 +461,20 @@ func TestWhoMayDecideAboutAFork(t *testing.T) {
 	}
 	if by := jobstest.Value[string](t, s.db, "SELECT decided_by FROM ci_approvals"); !strings.HasPrefix(by, "token:") {
 		t.Errorf("decided by %s", by)
+	}
+}
+
+func TestThePageShowsWhatWaitsToThoseWhoAreSignedIn(t *testing.T) {
+	t.Parallel()
+	s := start(t, func(o *gateway.Options) { o.AnonymousRead = true })
+	asked := s.told("pull_request", "d1", strings.Replace(forked(t, "opened", "4", 0), "Say hello", `<script>alert(1)</script>`, 1))
+	body := s.send("GET", "/", "").body
+	for _, want := range []string{`<a href="` + home + `/pull/5">owner/name #5</a>`, forkedSHA, "&lt;script&gt;alert", "approvals/" + asked.ApprovalID + "/approve"} {
+		if !strings.Contains(body, want) {
+			t.Errorf("no %s in %s", want, body)
+		}
+	}
+	if body := s.send("GET", "/", "", "Authorization", "").body; strings.Contains(body, forkedSHA) {
+		t.Errorf("everybody sees it: %s", body)
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/lockstep-ci/lockstep/pkg/jobs"
+	lockstepv1 "github.com/lockstep-ci/lockstep/services/api-gateway/gen/lockstep/v1"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/api"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/auth"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/problem"
@@ -88,7 +89,18 @@ func New(service *runs.Service, calls *api.Service, log *zap.Logger) *Pages {
 // Index answers GET /: the latest runs.
 func (p *Pages) Index(w http.ResponseWriter, r *http.Request) {
 	list, err := p.runs.Summaries(r.Context(), auth.From(r.Context()).Repository, listed)
-	p.show(w, r, "index.html", list, err)
+	page := indexPage{Runs: list}
+	if err == nil && auth.From(r.Context()).Name != auth.Anonymous {
+		waiting, failed := p.calls.ListApprovals(r.Context(), &lockstepv1.ListApprovalsRequest{})
+		page.Waiting, err = waiting.GetApprovals(), failed
+	}
+	p.show(w, r, "index.html", page, err)
+}
+
+// indexPage is the latest runs, and what forks ask of those who are signed in.
+type indexPage struct {
+	Runs    []runs.Summary
+	Waiting []*lockstepv1.Approval
 }
 
 // Run answers GET /run/{id}.
