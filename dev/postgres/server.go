@@ -103,7 +103,7 @@ func free(path string) uint64 {
 	if err := syscall.Statfs(path, &fs); err != nil || passable(path) != nil {
 		return 0
 	}
-	return uint64(fs.Bavail) * uint64(fs.Bsize)
+	return fs.Bavail * uint64(fs.Bsize)
 }
 
 // Throwaway starts a server for tests, whose URL is the superuser's. It is fast rather than durable (fsync=off, no jit, whose
