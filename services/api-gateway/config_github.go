@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,12 +16,25 @@ import (
 // GitHub has what is needed to ask GitHub for deliveries that failed; without it nobody asks.
 type GitHub struct {
 	APIURL     string        `envconfig:"GITHUB_API_URL" default:"https://api.github.com/" desc:"GitHub's API; GitHub Enterprise Server: https://<host>/api/v3/"`
-	AppID      int64         `envconfig:"GITHUB_APP_ID" desc:"number of the GitHub App whose deliveries come here; its failed ones are asked for again"`
+	AppID      number        `envconfig:"GITHUB_APP_ID" desc:"number of the GitHub App whose deliveries come here; its failed ones are asked for again"`
 	AppKey     string        `envconfig:"GITHUB_APP_PRIVATE_KEY" desc:"the App's private key, PEM"`
 	AppKeyFile string        `envconfig:"GITHUB_APP_PRIVATE_KEY_FILE" desc:"file with the App's private key, instead of GITHUB_APP_PRIVATE_KEY"`
 	Token      string        `envconfig:"GITHUB_TOKEN" desc:"may read and redeliver the deliveries of GITHUB_HOOKS"`
 	Hooks      []string      `envconfig:"GITHUB_HOOKS" desc:"webhooks of repositories whose failed deliveries are asked for again: owner/name/id, several with commas"`
 	Redeliver  time.Duration `envconfig:"REDELIVER_EVERY" default:"5m" desc:"time between two looks for failed deliveries"`
+}
+
+// number is a setting that may be empty, as that of an optional key of a Secret is.
+type number int64
+
+// Decode is what envconfig calls.
+func (n *number) Decode(text string) error {
+	if text == "" {
+		return nil
+	}
+	read, err := strconv.ParseInt(text, 10, 64)
+	*n = number(read)
+	return err
 }
 
 // Validate names the first setting that cannot be, and no secret's value.
@@ -68,5 +82,5 @@ func (c GitHub) options() (redeliver.Options, error) {
 	for i, hook := range c.Hooks {
 		hooks[i] = strings.TrimSpace(hook)
 	}
-	return redeliver.Options{APIURL: c.APIURL, AppID: c.AppID, Key: key, Token: c.Token, Hooks: hooks, Every: c.Redeliver}, nil
+	return redeliver.Options{APIURL: c.APIURL, AppID: int64(c.AppID), Key: key, Token: c.Token, Hooks: hooks, Every: c.Redeliver}, nil
 }

@@ -10,7 +10,7 @@ import (
 
 var good = map[string]string{
 	"DATABASE_URL": "postgres://localhost/lockstep", "ADMIN_TOKEN": "sixteen-characters\n", "GITHUB_WEBHOOK_SECRET": "an-older-secret-of-it, a-newer-secret-of-it",
-	"HTTP_ADDR": "127.0.0.1:0", "PUBLIC_URL": "https://ci.example.com/", "ANONYMOUS_READ": "true",
+	"HTTP_ADDR": "127.0.0.1:0", "GITHUB_APP_ID": "", "GITHUB_APP_PRIVATE_KEY": "", "PUBLIC_URL": "https://ci.example.com/", "ANONYMOUS_READ": "true",
 }
 
 func load(t *testing.T, changes ...string) (config, error) {

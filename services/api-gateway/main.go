@@ -55,7 +55,7 @@ func run(ctx context.Context) error {
 	return gateway.New(db, gateway.Options{
 		AdminToken:     cfg.AdminToken,
 		WebhookSecrets: cfg.WebhookSecret,
-		AppID:          cfg.AppID,
+		AppID:          int64(cfg.AppID),
 		PublicURL:      publicURL,
 		AnonymousRead:  cfg.AnonymousRead,
 	}, log).Serve(ctx, listener)
