@@ -63,7 +63,7 @@ func takable(r *http.Request) error {
 		}
 	}
 	switch encoding := r.Header.Get("Content-Encoding"); {
-	case (r.Method == http.MethodGet || r.Method == http.MethodHead) && r.ContentLength != 0:
+	case (r.Method == http.MethodGet || r.Method == http.MethodHead) && (r.ContentLength != 0 || strings.Trim(r.Header.Get("Content-Length"), "0") != ""):
 		return problem.New(http.StatusBadRequest, "unexpected_body", r.Method+" has no body: send none")
 	case encoding != "" && !strings.EqualFold(encoding, "identity") && !strings.HasPrefix(r.URL.Path, problem.Procedures): // RPC unpacks
 		return problem.In("Content-Encoding", http.StatusUnsupportedMediaType, "unsupported_encoding", "send the body as it is, not packed")
