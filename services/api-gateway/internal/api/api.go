@@ -192,6 +192,15 @@ func (s *Service) Version(ctx context.Context, text string) (int64, error) {
 
 // ListRuns lists runs page by page.
 func (s *Service) ListRuns(ctx context.Context, request *lockstepv1.ListRunsRequest) (*lockstepv1.ListRunsResponse, error) {
+	return s.listRuns(ctx, request, s.runs.Read)
+}
+
+// ListBareRuns is ListRuns for less: the runs have neither version nor jobs.
+func (s *Service) ListBareRuns(ctx context.Context, request *lockstepv1.ListRunsRequest) (*lockstepv1.ListRunsResponse, error) {
+	return s.listRuns(ctx, request, s.runs.ReadBare)
+}
+
+func (s *Service) listRuns(ctx context.Context, request *lockstepv1.ListRunsRequest, read func(context.Context, []int64) ([]runs.Run, error)) (*lockstepv1.ListRunsResponse, error) {
 	page, err := readPage(runsCursor, request.Limit, request.Cursor)
 	if err != nil {
 		return nil, err
@@ -200,16 +209,20 @@ func (s *Service) ListRuns(ctx context.Context, request *lockstepv1.ListRunsRequ
 		Repository: request.Repository, Status: request.Status, Event: request.Event, Ref: request.Ref, PullRequest: request.PullRequest,
 		Only: auth.From(ctx).Repository,
 	}
-	found, err := s.runs.List(ctx, filter, page.before, page.limit)
+	fits, err := s.runs.List(ctx, filter, page.before, page.limit)
 	if err != nil {
 		return nil, err
 	}
 	answer := &lockstepv1.ListRunsResponse{}
-	if found.Next != 0 {
-		answer.NextCursor = sealCursor(runsCursor, strconv.FormatInt(found.Next, 10))
+	if fits.Next != 0 {
+		answer.NextCursor = sealCursor(runsCursor, strconv.FormatInt(fits.Next, 10))
 	}
-	for i := range found.Runs {
-		answer.Runs = append(answer.Runs, found.Runs[i].Message())
+	found, err := read(ctx, fits.IDs)
+	if err != nil {
+		return nil, err
+	}
+	for i := range found {
+		answer.Runs = append(answer.Runs, found[i].Message())
 	}
 	return answer, nil
 }

@@ -258,6 +258,11 @@ func TestGraphQLIsPostedAsJSON(t *testing.T) {
 			t.Errorf("%s: %d %s", kind, a.status, a.body)
 		}
 	}
+	for origin, want := range map[string]int{s.url: 200, "": 200, "https://evil.example": 403, "null": 403} {
+		if a := s.send("POST", "/graphql", question(t, "{workers{id}}"), "Origin", origin); a.status != want {
+			t.Errorf("from %q: %d %s", origin, a.status, a.body)
+		}
+	}
 	for _, path := range []string{"/graphql?query={workers{id}}", "/graphql?query=mutation{cancelRun(id:1){run{id}}}", "/graphql?x"} {
 		for _, method := range []string{"GET", "POST"} {
 			body := ""

@@ -1,12 +1,16 @@
 package gateway_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/coder/websocket"
 
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/auth"
 )
@@ -168,5 +172,52 @@ func TestAPageLooksAtNoMoreThanTenThousandRuns(t *testing.T) {
 	}
 	if len(seen) != 500 || !seen["20001"] || !seen["19003"] {
 		t.Errorf("%d runs", len(seen))
+	}
+}
+
+func TestAListWithoutJobsReadsNone(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	r := s.create()
+	for query, reads := range map[string]bool{
+		`{runs{edges{cursor node{id status title createdAt}}}}`: false,
+		`{runs{edges{node{jobs{name}}}}}`:                       true,
+		`{runs{edges{node{version}}}}`:                          true,
+		`{runs{a:edges{node{id}} b:edges{cursor ...e}}} fragment e on RunEdge{c:node{...on Run{d:jobs{name}}}}`: true,
+	} {
+		if a := s.ask(query); a.status != http.StatusOK || strings.Contains(a.body, "errors") || reads != (strings.Contains(a.body, `"initialize"`) || strings.Contains(a.body, `"version":1`)) {
+			t.Errorf("%s: %d %s", query, a.status, a.body)
+		}
+	}
+	s.db.Exec(t, "REVOKE SELECT ON ci_jobs FROM lockstep_api_gateway")
+	if a := s.ask(`{runs{edges{node{id}}}}`); !strings.Contains(a.body, `{"id":"`+r.ID+`"}`) {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+}
+
+func TestTheLatestRunsAreToldNewestFirst(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.db.Exec(t, "INSERT INTO ci_runs (repository, event) SELECT 'https://example.com/o/n', 'manual' FROM generate_series(1, 112)")
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	conn, _, err := websocket.Dial(ctx, strings.Replace(s.url, "http", "ws", 1)+"/api/v1/watch", &websocket.DialOptions{HTTPHeader: http.Header{"Authorization": {"Bearer " + token}}}) //nolint:bodyclose // Dial closes it
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.CloseNow() }()
+	_, text, err := conn.Read(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told struct{ Runs []run }
+	decode(t, string(text), &told)
+	for i, r := range told.Runs {
+		if r.ID != strconv.Itoa(112-i) {
+			t.Fatalf("number %d is run %s", i, r.ID)
+		}
+	}
+	if len(told.Runs) < 20 {
+		t.Errorf("%d runs", len(told.Runs))
 	}
 }

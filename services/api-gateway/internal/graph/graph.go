@@ -21,6 +21,7 @@ import (
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/api"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/graph/generated"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/problem"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/watch"
 )
 
 //go:embed schema.graphql
@@ -55,6 +56,9 @@ func New(service *api.Service, publicURL string, log *zap.Logger) *Handler {
 // Post answers POST /graphql: one query or mutation. What is no GraphQL request is a problem, as everywhere; what is one is
 // answered in GraphQL's way, and with 200 once it was executed.
 func (h *Handler) Post(w http.ResponseWriter, r *http.Request) error {
+	if err := watch.CheckOrigin(r, h.origin); err != nil { // a browser may send credentials that its page does not have
+		return err
+	}
 	params, err := readRequest(w, r)
 	if err != nil {
 		return err

@@ -56,7 +56,11 @@ func (q query) Runs(ctx context.Context, first *int32, after *string, filter *mo
 	if f := filter; f != nil {
 		request.Repository, request.Status, request.Event, request.Ref, request.PullRequest = f.Repository, f.Status, f.Event, f.Ref, f.PullRequest
 	}
-	page, err := q.ListRuns(ctx, request)
+	list := q.ListBareRuns
+	if graphql.FieldRequested(ctx, "edges.node.jobs") || graphql.FieldRequested(ctx, "edges.node.version") {
+		list = q.ListRuns
+	}
+	page, err := list(ctx, request)
 	if err != nil {
 		return nil, err
 	}

@@ -107,6 +107,18 @@ func (s *Service) Read(ctx context.Context, ids []int64) ([]Run, error) {
 	return found, err
 }
 
+// ReadBare is Read for less: the runs have neither version nor jobs.
+func (s *Service) ReadBare(ctx context.Context, ids []int64) ([]Run, error) {
+	found, err := collect(ctx, s, "read_bare", pgx.NamedArgs{"runs": ids}, func(row pgx.CollectableRow) (Run, error) {
+		summary, err := pgx.RowToStructByName[Summary](row)
+		return Run{Summary: summary}, err
+	})
+	for i := range found {
+		found[i].URL = s.pageURL(found[i].ID)
+	}
+	return found, err
+}
+
 // ReadOfJobs returns the runs that have one of the jobs.
 func (s *Service) ReadOfJobs(ctx context.Context, jobs []int64) ([]Run, error) {
 	ids, err := collect(ctx, s, "of_jobs", pgx.NamedArgs{"jobs": jobs}, pgx.RowTo[int64])

@@ -134,7 +134,7 @@ func CheckOrigin(r *http.Request, publicURL string) error {
 	if err == nil && len(origins) == 1 && u.Host != "" && (strings.EqualFold(origins[0], publicURL) || strings.EqualFold(u.Host, r.Host)) {
 		return nil
 	}
-	return problem.In("Origin", http.StatusForbidden, "origin_refused", "pages of another site may not watch")
+	return problem.In("Origin", http.StatusForbidden, "origin_refused", "pages of another site may not ask")
 }
 
 // conversation is one connection. What the feed has is written to the connection itself, past the WebSocket library: as whole
