@@ -505,3 +505,36 @@ func FuzzGraphQL(f *testing.F) {
 		}
 	})
 }
+
+func TestATokenOfOneRepositoryFindsNothingOfAnotherByGraphQL(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	other := s.create()
+	header, _ := s.issue(auth.Prefix+"mine", "run", "https://example.com/owner/mine")
+	a := s.askAs(header, `mutation{createRun(repository:"https://example.com/owner/mine"){run{id jobs{id}}}}`)
+	var made struct {
+		Data struct{ CreateRun struct{ Run run } }
+	}
+	decode(t, a.body, &made)
+	mine := made.Data.CreateRun.Run
+	if a := s.askAs(header, `{run(id:"`+mine.ID+`"){id} job(id:"`+mine.Jobs[0].ID+`"){id} runs{edges{node{id jobs{run{id}}}}} queue{jobs{run{id}}}}`); strings.Contains(a.body, "errors") || strings.Contains(a.body, `"id":"`+other.ID+`"`) || strings.Count(a.body, `"id":"`+mine.ID+`"`) < 4 {
+		t.Errorf("of its own it finds %s", a.body)
+	}
+	for _, query := range []string{
+		`{run(id:"` + other.ID + `"){id}}`, `{job(id:"` + other.Jobs[0].ID + `"){id run{id}}}`, `{a:run(id:"` + mine.ID + `"){__typename} run(id:"` + other.ID + `"){id}}`,
+		`mutation{cancelRun(id:"` + other.ID + `"){run{id}}}`, `mutation{rerunRun(id:"` + other.ID + `"){run{id}}}`,
+		`mutation{createRun(repository:"` + other.Repository + `"){run{id}}}`, `{repositoryStats(repository:"` + other.Repository + `"){repository}}`,
+	} {
+		if a := s.askAs(header, query); a.status != http.StatusOK || !strings.Contains(a.body, `"code":"not_found"`) || strings.Contains(a.body, `"id":"`) {
+			t.Errorf("%s: %d %s", query, a.status, a.body)
+		}
+	}
+	c := s.subscriber("Authorization", header).greet()
+	c.subscribe("run", `subscription{runChanged(id:"`+other.ID+`"){id}}`)
+	c.expect("error", "not_found")
+	c.subscribe("log", `subscription{logLines(jobId:"`+other.Jobs[0].ID+`"){data}}`)
+	c.expect("error", "not_found")
+	if n := s.count("ci_runs"); n != 2 {
+		t.Errorf("%d runs", n)
+	}
+}
