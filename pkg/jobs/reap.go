@@ -30,7 +30,8 @@ const (
 )
 
 // Reap watches the workers until ctx ends: it marks those whose beat has stood still for their lease and gives their jobs
-// to others, ends jobs past their deadline, admits what has waited long enough. Any number of reapers may run at once:
+// to others, ends jobs past their deadline, admits what has waited long enough, and counts what has ended for the
+// statistics. Any number of reapers may run at once:
 // each write repeats what it rests on. There must be one, or the jobs of the dead and those behind a backoff wait for ever. It
 // returns nil when ctx ends, and an error only when the Reaping is out of range.
 //

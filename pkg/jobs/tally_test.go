@@ -160,7 +160,7 @@ func TestTallyBeginsAnewInAnotherCluster(t *testing.T) {
 	endRuns(t, db, 3)
 	tally(t, db)
 	db.Exec(t, "UPDATE ci_tally_mark SET xid = '9000000000000000'") // as pg_restore brings it
-	db.Exec(t, "UPDATE ci_attempts SET xid = '9000000000000000'")
+	db.Exec(t, "UPDATE ci_attempts SET xid = '5'") // a number that the new cluster has passed
 	db.Exec(t, "SELECT ci_tally(100)")
 	endRuns(t, db, 2)
 	db.Await(t, tallied, "SELECT ci_tally(100) IS NOT NULL AND ("+countedRuns+") = 5")
@@ -180,5 +180,22 @@ func TestReaperTallies(t *testing.T) {
 	stop()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+func TestTalliesGoWithARepositoryThatIsRenamed(t *testing.T) {
+	t.Parallel()
+	db := jobstest.New(t)
+	const before, after = "https://example.com/owner/before", "https://example.com/owner/after"
+	db.Exec(t, "INSERT INTO ci_repositories (repository, github_id) VALUES ($1, 7)", before)
+	db.Exec(t, `INSERT INTO ci_tallies SELECT r, 'run', 1440, date_bin('1 day', now(), 'epoch') - n * interval '1 day', '', '', 'success', n, n * 10, jsonb_build_object(n, n)
+		FROM (VALUES ($1, 1), ($1, 2), ($2, 1), ($2, 3)) AS v (r, n)`, before, after)
+	if !jobstest.Value[bool](t, db, "SELECT ci_move_repository($1, $2, 7)", before, after) {
+		t.Fatal("it was not moved")
+	}
+	got := jobstest.Value[string](t, db, "SELECT string_agg(concat_ws(' ', ended, took_ms, buckets), '; ' ORDER BY begins_at DESC) FROM ci_tallies WHERE repository = $1", after)
+	left := jobstest.Value[int64](t, db, "SELECT count(*) FROM ci_tallies WHERE repository = $1", before)
+	if want := `2 20 {"1": 2}; 2 20 {"2": 2}; 3 30 {"3": 3}`; got != want || left != 0 {
+		t.Errorf("%s, and %d are left under the old name; want %s", got, left, want)
 	}
 }

@@ -42,11 +42,11 @@ var parts = []part{
 	{"i", "webhooks at a steady rate", 5 * time.Minute, webhooks},
 	{"j", "a storm of deliveries, many copies of each", 8 * time.Minute, storm},
 	{"k", "many watchers of one gateway", 5 * time.Minute, watchers},
-	{"l", "what waits, and how long things take, beside a long history", 8 * time.Minute, figures},
+	{"l", "what waits, and how long things take, beside a long history", 12 * time.Minute, figures},
 }
 
 // wholeRun bounds the run of all parts.
-const wholeRun = 45 * time.Minute
+const wholeRun = 50 * time.Minute
 
 func main() {
 	out := flag.String("o", "", "`file` that the figures are written to as well")

@@ -203,11 +203,12 @@ func TestQueueSaysWhatBlocksAJob(t *testing.T) {
 func TestQueuePositionsAreTheOrderOfClaims(t *testing.T) {
 	t.Parallel()
 	s := start(t)
-	for i := range 30 { // one repository with many, others with few, and some with priority
+	for i := range 30 { // one repository with many, others with few, some with priority, and turns in another order than ids
 		id := s.planned(fmt.Sprintf("https://example.com/owner/%d", max(0, i-20)))
 		if i%7 == 0 {
 			s.db.Exec(t, "UPDATE ci_jobs SET priority = 5 WHERE id = $1::text::bigint", id)
 		}
+		s.db.Exec(t, "UPDATE ci_jobs SET turn = $2 WHERE id = $1::text::bigint", id, i*7%11)
 	}
 	var expected []string
 	for i, j := range s.queue("?limit=100").Jobs {

@@ -30,6 +30,9 @@ func TestStatementsReadNothingWhole(t *testing.T) {
 	grows := []string{"ci_jobs", "ci_runs", "ci_attempts", "ci_steps", "ci_tallies", "ci_turns"}
 	unfinished := []string{"ci_jobs_new", "ci_jobs_initialized", "ci_jobs_held", "ci_jobs_admission"}
 	db := jobstest.New(t)
+	db.Exec(t, `INSERT INTO ci_tallies SELECT 'https://example.com/owner/' || r, k, m, date_bin('1 h', now(), 'epoch') - h * interval '1 h', 'ci / test', '', 'success', 1, 1, '{}'
+		FROM generate_series(1, 100) AS r, unnest('{run,wait,work,job,step}'::text[]) AS k, unnest('{5,60,1440}'::int[]) AS m, generate_series(1, 20) AS h`)
+	db.Exec(t, "ANALYZE ci_tallies")
 	pool := db.Open(t, "api-gateway").Pool()
 	args := pgx.NamedArgs{
 		"limit": 20, "repository": "https://example.com/owner/name", "repositories": []string{""}, "since": time.Now(), "hour": time.Now(), "day": time.Now(),
@@ -62,6 +65,9 @@ func TestStatementsReadNothingWhole(t *testing.T) {
 			whole := n.Condition == "" && n.Index != "" && n.Kind != "Bitmap Heap Scan" && !slices.Contains(unfinished, n.Index)
 			if slices.Contains(grows, n.Table) && (n.Kind == "Seq Scan" || whole) {
 				t.Errorf("%s reads all of %s (%s %s)", file, n.Table, n.Kind, n.Index)
+			}
+			if strings.HasPrefix(n.Index, "ci_tallies") && !strings.Contains(n.Condition, "(repository = ") {
+				t.Errorf("%s reads tallies of all repositories: %s", file, n.Condition)
 			}
 			for _, below := range n.Plans {
 				walk(below)
