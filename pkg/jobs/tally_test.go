@@ -160,7 +160,7 @@ func TestTallyBeginsAnewInAnotherCluster(t *testing.T) {
 	endRuns(t, db, 3)
 	tally(t, db)
 	db.Exec(t, "UPDATE ci_tally_mark SET xid = '9000000000000000'") // as pg_restore brings it
-	db.Exec(t, "UPDATE ci_attempts SET xid = '5'") // a number that the new cluster has passed
+	db.Exec(t, "UPDATE ci_attempts SET xid = '5'")                  // a number that the new cluster has passed
 	db.Exec(t, "SELECT ci_tally(100)")
 	endRuns(t, db, 2)
 	db.Await(t, tallied, "SELECT ci_tally(100) IS NOT NULL AND ("+countedRuns+") = 5")
