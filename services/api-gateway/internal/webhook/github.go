@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/lockstep-ci/lockstep/pkg/jobs"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/runs"
@@ -128,15 +129,18 @@ func parse(event string, text []byte) (wish, error) {
 		}
 		return ignore("event %s starts no run", clip(event, 100))
 	}
-	if err := unambiguous(text); err != nil {
-		return wish{}, fmt.Errorf("read the %s payload: %w", event, err)
-	}
 	var p *payload
-	if err := json.Unmarshal(text, &p); err != nil {
-		return wish{}, fmt.Errorf("read the %s payload: %w", event, err)
+	err := json.Unmarshal(text, &p)
+	switch {
+	case !utf8.Valid(text):
+		err = errors.New("it is not UTF-8") // which encoding/json would mend
+	case err == nil && p == nil:
+		err = errors.New("it is null")
+	case err == nil:
+		err = unambiguous(text)
 	}
-	if p == nil {
-		return wish{}, fmt.Errorf("read the %s payload: it is null", event)
+	if err != nil {
+		return wish{}, fmt.Errorf("read the %s payload: %w", event, err)
 	}
 	w, err := reader(p)
 	if err != nil || w.ignored != "" {

@@ -2,65 +2,65 @@ package webhook
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
-	"unicode/utf8"
 )
 
-// unambiguous refuses what is no JSON in UTF-8, and names that an object has twice: encoding/json takes the last of
-// them, and KEY for key, where another reader takes the first. Whom to trust must not depend on that.
+// unambiguous refuses names that an object of a valid JSON text has twice: encoding/json takes the last of them, and KEY for
+// key, where another reader takes the first. Whom to trust must not depend on that.
 func unambiguous(text []byte) error {
-	if !utf8.Valid(text) {
-		return errors.New("it is not UTF-8")
-	}
-	if !json.Valid(text) { // nor nested deeper than 10,000
-		var syntax *json.SyntaxError
-		if err := json.Unmarshal(text, new(json.RawMessage)); errors.As(err, &syntax) {
-			return fmt.Errorf("the JSON is wrong at byte %d: %w", syntax.Offset, err)
-		}
-		return errors.New("it is not JSON")
-	}
-	var open []map[string]bool // the names of each object that is open; nil for an array
-	var last string            // the last string: with a colon behind it, it is a name
+	var names []map[string]bool // of each object that is open, by depth; kept for the next one there
+	depth := -1
+	var last []byte // the last string: with a colon behind it, it is a name
 	for i := 0; i < len(text); i++ {
-		switch c := text[i]; c {
-		case '{':
-			open = append(open, map[string]bool{})
-		case '[':
-			open = append(open, nil)
+		switch text[i] {
+		case '{', '[':
+			switch depth++; {
+			case depth == len(names):
+				names = append(names, map[string]bool{})
+			case len(names[depth]) > 200: // to clear a map costs what it ever held
+				names[depth] = map[string]bool{}
+			default:
+				clear(names[depth])
+			}
 		case '}', ']':
-			open = open[:len(open)-1]
+			depth--
 		case '"':
-			start := i
+			start := i + 1
 			for i++; text[i] != '"'; i++ {
 				if text[i] == '\\' {
 					i++
 				}
 			}
-			last = string(text[start : i+1])
+			last = text[start:i]
 		case ':':
-			folded, err := fold(last)
+			name, err := fold(last)
 			if err != nil {
 				return err
 			}
-			names := open[len(open)-1]
-			if names[folded] {
-				return fmt.Errorf("the name %s is there twice in one object", clip(last, 100))
+			if names[depth][name] {
+				return fmt.Errorf("the name %q is there twice in one object", clip(name, 100))
 			}
-			names[folded] = true
+			names[depth][name] = true
 		}
 	}
 	return nil
 }
 
-// fold is a quoted name as encoding/json compares it.
-func fold(quoted string) (string, error) {
-	name := quoted[1 : len(quoted)-1]
-	if strings.Contains(name, `\`) {
-		if err := json.Unmarshal([]byte(quoted), &name); err != nil {
+// fold is a name, without its quotes, as encoding/json compares it.
+func fold(name []byte) (string, error) {
+	plain := true
+	for _, c := range name {
+		plain = plain && (c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '_')
+	}
+	text := string(name)
+	if plain {
+		return text, nil
+	}
+	if strings.Contains(text, `\`) {
+		if err := json.Unmarshal([]byte(`"`+text+`"`), &text); err != nil {
 			return "", err
 		}
 	}
-	return strings.ToLower(strings.ToUpper(name)), nil // upper first: ſ is S, and K (Kelvin) is k
+	return strings.ToLower(strings.ToUpper(text)), nil // upper first: ſ is S, and K (Kelvin) is k
 }
