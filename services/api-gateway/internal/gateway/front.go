@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bufio"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
@@ -60,6 +61,11 @@ func takable(r *http.Request) error {
 		if slices.Contains(names, secret) {
 			return problem.In(secret, http.StatusBadRequest, "secret_in_url",
 				"URLs are logged and shared: send a token in the header Authorization, and revoke the one that was in this URL")
+		}
+	}
+	if values := r.URL.Query(); strings.HasPrefix(r.URL.Path, problem.Procedures) && values.Get("base64") == "1" {
+		if _, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(values.Get("message"), "=")); err != nil { // Connect would answer 500
+			return problem.In("message", http.StatusBadRequest, "invalid_parameter", "is not base64url")
 		}
 	}
 	switch encoding := r.Header.Get("Content-Encoding"); {

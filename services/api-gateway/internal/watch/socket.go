@@ -2,10 +2,9 @@ package watch
 
 import (
 	"bufio"
-	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"math"
 	"net"
@@ -38,10 +37,8 @@ const (
 
 // clientMessage is what a client may say: follow (the log of a job from a byte of an attempt on) or unfollow.
 type clientMessage struct {
-	Type    string `json:"type"`
-	JobID   string `json:"job_id"`
-	Attempt int64  `json:"attempt"`
-	Offset  int64  `json:"offset"`
+	Type, JobID     string
+	Attempt, Offset int64
 }
 
 // Socket serves the WebSocket of the pages.
@@ -87,6 +84,9 @@ func (s *Socket) Serve(w http.ResponseWriter, r *http.Request) error {
 	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
 		w.Header().Set("Upgrade", "websocket")
 		return problem.New(http.StatusUpgradeRequired, "upgrade_required", "connect as a WebSocket")
+	}
+	if wrong := handshake(r); wrong != "" {
+		return problem.In(wrong, http.StatusBadRequest, "invalid_header", "is not what RFC 6455 has in a WebSocket's handshake")
 	}
 	feed, err := open()
 	if err != nil {
@@ -257,11 +257,26 @@ func (c *conversation) listen(ctx context.Context) *problem.Problem {
 	}
 }
 
+// handshake returns the first header of a WebSocket's handshake that is wrong, or "".
+func handshake(r *http.Request) string {
+	key, err := base64.StdEncoding.DecodeString(r.Header.Get("Sec-WebSocket-Key"))
+	switch {
+	case r.Method != http.MethodGet: // the mux takes HEAD too
+		return ":method"
+	case !strings.Contains(strings.ToLower(strings.Join(r.Header.Values("Connection"), ",")), "upgrade"):
+		return "Connection"
+	case r.Header.Get("Sec-WebSocket-Version") != "13":
+		return "Sec-WebSocket-Version"
+	case err != nil || len(key) != 16 || len(r.Header.Values("Sec-WebSocket-Key")) != 1:
+		return "Sec-WebSocket-Key"
+	}
+	return ""
+}
+
 func obey(feed *Feed, text []byte) *problem.Problem {
 	var m clientMessage
-	decoder := json.NewDecoder(bytes.NewReader(text))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&m); err != nil || decoder.More() {
+	fields := map[string]any{"type": &m.Type, "job_id": &m.JobID, "attempt": &m.Attempt, "offset": &m.Offset}
+	if params.Object(text, fields) != nil {
 		return problem.New(http.StatusBadRequest, "invalid_message", `send {"type":"follow","job_id":"…","attempt":n,"offset":n} or {"type":"unfollow","job_id":"…"}`)
 	}
 	job, valid := runs.ParseID(m.JobID)
