@@ -17,11 +17,12 @@ const minSecret = 16 // characters: what cannot be guessed
 type config struct {
 	service.Common
 	GitHub
-	HTTPAddr      string   `envconfig:"HTTP_ADDR" default:"127.0.0.1:8080" desc:"address of API, pages, webhooks, /healthz, /readyz and /metrics"`
+	HTTPAddr      string   `envconfig:"HTTP_ADDR" default:"127.0.0.1:8080" desc:"address of API, pages, webhooks, /healthz, /readyz and, for readers, /metrics"`
 	AdminToken    string   `envconfig:"ADMIN_TOKEN" required:"true" desc:"who sends it may do everything; at least 16 characters"`
 	WebhookSecret []string `envconfig:"GITHUB_WEBHOOK_SECRET" required:"true" desc:"what GitHub signs deliveries with, at least 16 characters; several with commas while one is being replaced"`
 	PublicURL     string   `envconfig:"PUBLIC_URL" desc:"where people find the pages; empty: http:// and HTTP_ADDR"`
 	AnonymousRead bool     `envconfig:"ANONYMOUS_READ" default:"false" desc:"everybody may read runs and logs"`
+	Limits
 }
 
 // Validate names the first setting that cannot be, and no secret's value. White space around secrets goes: files they are

@@ -58,5 +58,6 @@ func run(ctx context.Context) error {
 		AppID:          int64(cfg.AppID),
 		PublicURL:      publicURL,
 		AnonymousRead:  cfg.AnonymousRead,
+		Limits:         cfg.limits(),
 	}, log).Serve(ctx, listener)
 }

@@ -150,7 +150,7 @@ func (f *fleet) start(b *bench, service, databaseURL string) (err error) {
 	p.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + f.dir, "TMPDIR=" + f.dir, "DATABASE_URL=" + databaseURL, "LOG_LEVEL=warn"}
 	switch service {
 	case "api-gateway":
-		p.cmd.Env = append(p.cmd.Env, "HTTP_ADDR="+ops, "ADMIN_TOKEN="+fleetToken, "GITHUB_WEBHOOK_SECRET="+fleetSecret)
+		p.cmd.Env = append(p.cmd.Env, "HTTP_ADDR="+ops, "ADMIN_TOKEN="+fleetToken, "RATE_LIMIT=0", "GITHUB_WEBHOOK_SECRET="+fleetSecret)
 	case "runner":
 		p.cmd.Env = append(p.cmd.Env, "OPS_ADDR="+ops, "EXECUTOR_UNSANDBOXED=true", "WORK_DIR="+filepath.Join(f.dir, "work"))
 	default:

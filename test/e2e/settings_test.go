@@ -21,7 +21,7 @@ func TestAMissingOrWrongSettingIsNamedInOneLine(t *testing.T) {
 	s := newSystem(t)
 	for service, settings := range map[string][]string{
 		"api-gateway": {
-			"DATABASE_URL", "DATABASE_URL=no url at all", "LOG_LEVEL=loud", "HTTP_ADDR=nowhere", "PUBLIC_URL=nowhere", "ANONYMOUS_READ=perhaps",
+			"DATABASE_URL", "DATABASE_URL=no url at all", "LOG_LEVEL=loud", "HTTP_ADDR=nowhere", "PUBLIC_URL=nowhere", "ANONYMOUS_READ=perhaps", "RATE_LIMIT=-1", "TRUSTED_PROXIES=nowhere",
 			"ADMIN_TOKEN", "ADMIN_TOKEN=short", "GITHUB_WEBHOOK_SECRET", "GITHUB_WEBHOOK_SECRET=short", "GITHUB_WEBHOOK_SECRET=canary-long-enough-0,short",
 		},
 		"initializer": {

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
 
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/limit"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/problem"
 )
 
@@ -22,6 +23,7 @@ const admin = "admin"
 type Options struct {
 	AdminToken    string
 	AnonymousRead bool // everybody may read
+	Limits        *limit.Limiter
 }
 
 // Guard lets requests pass that may.
@@ -29,6 +31,7 @@ type Guard struct {
 	pool      *pgxpool.Pool
 	admin     [sha256.Size]byte // comparing hashes tells nothing about the length either
 	anonymous bool
+	limits    *limit.Limiter
 	serving   serving
 	log       *zap.Logger
 }
@@ -36,7 +39,7 @@ type Guard struct {
 // New makes a guard that finds tokens in pool. Run must run for streams to end with their token.
 func New(options Options, pool *pgxpool.Pool, log *zap.Logger) *Guard {
 	return &Guard{
-		pool: pool, admin: sha256.Sum256([]byte(options.AdminToken)), anonymous: options.AnonymousRead,
+		pool: pool, admin: sha256.Sum256([]byte(options.AdminToken)), anonymous: options.AnonymousRead, limits: options.Limits,
 		serving: serving{requests: map[*request]struct{}{}, used: map[int64]bool{}}, log: log,
 	}
 }
@@ -83,6 +86,9 @@ func (g *Guard) challenge(w http.ResponseWriter, right Right, err error) error {
 func (g *Guard) identify(r *http.Request, right Right) (Principal, context.Context, error) {
 	header := r.Header.Get("Authorization")
 	if header == "" {
+		if err := g.limits.Anonymous(r); err != nil {
+			return Principal{}, nil, err
+		}
 		p := Principal{Name: Anonymous, Right: Anybody}
 		if g.anonymous {
 			p.Right = Read
@@ -95,20 +101,25 @@ func (g *Guard) identify(r *http.Request, right Right) (Principal, context.Conte
 	} else if !strings.EqualFold(scheme, "Bearer") {
 		return Principal{}, nil, unauthorized("send the token as `Authorization: Bearer <token>`")
 	}
-	if g.isAdmin(secret) {
-		return Principal{Name: admin, Right: Admin}, r.Context(), nil
-	}
-	p, token, found, err := g.token(r.Context(), secret)
-	switch {
-	case err != nil:
-		return Principal{}, nil, err
-	case !found:
-		return Principal{}, nil, unauthorized("the token is wrong, has expired or was revoked")
-	}
-	return p, g.serving.begin(r.Context(), token), nil
+	return g.check(r, secret)
 }
 
-func (g *Guard) isAdmin(secret string) bool {
-	sum := sha256.Sum256([]byte(secret))
-	return subtle.ConstantTimeCompare(sum[:], g.admin[:]) == 1
+// check finds out whose secret it is.
+func (g *Guard) check(r *http.Request, secret string) (Principal, context.Context, error) {
+	hash := sha256.Sum256([]byte(secret))
+	if err := g.limits.Try(r, hash); err != nil {
+		return Principal{}, nil, err
+	}
+	p, ctx := Principal{Name: admin, Right: Admin}, r.Context()
+	if subtle.ConstantTimeCompare(hash[:], g.admin[:]) != 1 {
+		of, token, found, err := g.token(r.Context(), secret)
+		switch {
+		case err != nil:
+			return Principal{}, nil, err
+		case !found:
+			return Principal{}, nil, g.limits.Wrong(r, hash, unauthorized("the token is wrong, has expired or was revoked"))
+		}
+		p, ctx = of, g.serving.begin(r.Context(), token)
+	}
+	return p, ctx, g.limits.Right(r, hash)
 }

@@ -103,7 +103,7 @@ var rights = map[string]Right{
 	"GET /static/{file}":    Anybody,
 	"GET /healthz":          Anybody,
 	"GET /readyz":           Anybody,
-	"GET /metrics":          Anybody,
+	"GET /metrics":          Read, // OPS_ADDR, an operator's own address, asks nobody
 }
 
 // Needs is the right that a route or procedure asks for.

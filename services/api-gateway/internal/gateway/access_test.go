@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"cmp"
 	"net/http"
 	"strings"
 	"testing"
@@ -19,6 +20,7 @@ func TestOnlyWhoMayDoes(t *testing.T) {
 		method, path, kind string
 	}{
 		{"GET", "/", read},
+		{"GET", "/metrics", read},
 		{"GET", "/run/{run}", read},
 		{"GET", "/queue", read},
 		{"GET", "/api/v1/runs", read},
@@ -61,7 +63,7 @@ func TestOperatorAndBrowserNeedNoToken(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	for path, want := range map[string]string{
-		"/healthz": "ok", "/readyz": "ok", "/metrics": "go_goroutines", "/static/style.css": "--page", "/static/run.js": "import", "/static/icons.svg": "symbol",
+		"/healthz": "ok", "/readyz": "ok", "/static/style.css": "--page", "/static/run.js": "import", "/static/icons.svg": "symbol",
 	} {
 		if a := s.send("GET", path, "", "Authorization", ""); a.status != http.StatusOK || !strings.Contains(a.body, want) {
 			t.Errorf("%s: %d %.80s", path, a.status, a.body)
@@ -80,14 +82,82 @@ func TestOperatorAndBrowserNeedNoToken(t *testing.T) {
 
 func TestEveryAnswerIsHardened(t *testing.T) {
 	t.Parallel()
-	s := start(t)
-	for _, path := range []string{"/", "/run/1", "/api/v1/runs", "/none", "/static/run.js", "/healthz"} {
-		header := s.send("GET", path, "").header
-		policy := header.Get("Content-Security-Policy")
-		if !strings.Contains(policy, "default-src 'none'") || strings.Contains(policy, "unsafe") || !strings.Contains(policy, "frame-ancestors 'none'") ||
-			header.Get("X-Content-Type-Options") != "nosniff" || header.Get("Referrer-Policy") != "no-referrer" {
-			t.Errorf("%s: %v", path, header)
+	s := start(t, func(o *gateway.Options) { o.PublicURL = "https://ci.example.com" })
+	plain := start(t)
+	run := s.create()
+	const kept, keptByOne = "no-cache", "private, no-cache"
+	for name, test := range map[string]struct {
+		method, path, body string
+		header             []string
+		status             int
+		kept               string // what may be kept; empty: nothing
+	}{
+		"page":               {"GET", "/run/" + run.ID, "", nil, 200, ""},
+		"page that is none":  {"GET", "/run/999", "", nil, 404, ""},
+		"API":                {"GET", "/api/v1/runs", "", nil, 200, keptByOne},
+		"API, unchanged":     {"GET", "/api/v1/runs/" + run.ID, "", []string{"If-None-Match", "*"}, 304, keptByOne},
+		"API, written":       {"POST", "/api/v1/runs/" + run.ID + "/rerun", "", nil, 201, ""},
+		"log":                {"GET", "/api/v1/jobs/" + run.Jobs[0].ID + "/log", "", nil, 200, ""},
+		"refused":            {"GET", "/api/v1/runs", "", []string{"Authorization", ""}, 401, ""},
+		"no route":           {"GET", "/none", "", nil, 404, ""},
+		"no method":          {"DELETE", "/api/v1/runs", "", nil, 405, ""},
+		"static":             {"GET", "/static/run.js", "", nil, 200, kept},
+		"health":             {"GET", "/healthz", "", nil, 200, ""},
+		"readiness":          {"GET", "/readyz", "", nil, 200, ""},
+		"metrics":            {"GET", "/metrics", "", nil, 200, ""},
+		"OpenAPI":            {"GET", "/api/v1/openapi.json", "", nil, 200, kept},
+		"RPC":                {"POST", "/lockstep.v1.RunService/ListRuns", "{}", nil, 200, ""},
+		"RPC, refused":       {"POST", "/lockstep.v1.RunService/ListRuns", "{}", []string{"Authorization", ""}, 401, ""},
+		"GraphQL":            {"POST", "/graphql", `{"query":"{__typename}"}`, nil, 200, ""},
+		"GraphQL schema":     {"GET", "/graphql", "", nil, 200, kept},
+		"webhook, unsigned":  {"POST", "/webhooks/github", "{}", []string{"Authorization", ""}, 401, ""},
+		"no WebSocket":       {"GET", "/api/v1/watch", "", nil, 426, ""},
+		"what is not served": {"GET", "/?token=x", "", nil, 400, ""},
+	} {
+		for _, server := range []*server{s, plain} {
+			if server == plain && strings.Contains(test.path, "/"+run.ID) {
+				continue
+			}
+			a := server.send(test.method, test.path, test.body, test.header...)
+			policy := a.header.Get("Content-Security-Policy")
+			if server == s && a.status != test.status || !strings.Contains(policy, "default-src 'none'") || strings.Contains(policy, "unsafe") || !strings.Contains(policy, "frame-ancestors 'none'") {
+				t.Errorf("%s: %d, Content-Security-Policy: %s", name, a.status, policy)
+			}
+			secure := ""
+			if server == s {
+				secure = "max-age=31536000"
+			}
+			for field, want := range map[string]string{
+				"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cross-Origin-Opener-Policy": "same-origin",
+				"Cross-Origin-Resource-Policy": "same-origin", "Strict-Transport-Security": secure, "Cache-Control": cmp.Or(test.kept, "no-store"),
+			} {
+				if got := strings.Join(a.header.Values(field), " and "); got != want {
+					t.Errorf("%s: %s: %q, want %q", name, field, got, want)
+				}
+			}
+			if !strings.Contains(a.header.Get("Permissions-Policy"), "camera=()") {
+				t.Errorf("%s: Permissions-Policy: %s", name, a.header.Get("Permissions-Policy"))
+			}
 		}
+	}
+}
+
+func TestARedirectIsHardenedToo(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url+"//run/1", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Authorization", "Bearer "+token)
+	answer, err := http.DefaultTransport.RoundTrip(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = answer.Body.Close() }()
+	if answer.StatusCode != http.StatusTemporaryRedirect || answer.Header.Get("Location") != "/run/1" ||
+		!strings.Contains(answer.Header.Get("Content-Security-Policy"), "default-src 'none'") || answer.Header.Get("Cache-Control") != "no-store" {
+		t.Errorf("%d %v", answer.StatusCode, answer.Header)
 	}
 }
 

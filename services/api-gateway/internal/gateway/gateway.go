@@ -14,6 +14,7 @@ import (
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/api"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/auth"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/graph"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/limit"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/openapi"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/pages"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/patient"
@@ -34,12 +35,14 @@ type Options struct {
 	AppID          int64  // of the GitHub App whose deliveries are taken; 0: any
 	PublicURL      string // where people find it, without a final slash
 	AnonymousRead  bool
+	Limits         limit.Options
 }
 
 // Gateway serves all routes.
 type Gateway struct {
 	hub     *watch.Hub
 	guard   *auth.Guard
+	limits  *limit.Limiter
 	handler http.Handler
 	log     *zap.Logger
 }
@@ -48,12 +51,13 @@ type Gateway struct {
 func New(db *jobs.DB, options Options, log *zap.Logger) *Gateway {
 	runs := runs.New(db, options.PublicURL)
 	hub := watch.NewHub(db, runs, log)
-	guard := auth.New(auth.Options{AdminToken: options.AdminToken, AnonymousRead: options.AnonymousRead}, db.Pool(), log)
-	return &Gateway{hub: hub, guard: guard, handler: routes(db, runs, hub, guard, options, log), log: log}
+	limits := limit.New(options.Limits, db, log)
+	guard := auth.New(auth.Options{AdminToken: options.AdminToken, AnonymousRead: options.AnonymousRead, Limits: limits}, db.Pool(), log)
+	return &Gateway{hub: hub, guard: guard, limits: limits, handler: routes(db, runs, hub, guard, limits, options, log), log: log}
 }
 
 // routes puts a handler behind each way in. What each of them needs is in package auth; what is missing there is refused.
-func routes(db *jobs.DB, runs *runs.Service, hub *watch.Hub, guard *auth.Guard, options Options, log *zap.Logger) http.Handler {
+func routes(db *jobs.DB, runs *runs.Service, hub *watch.Hub, guard *auth.Guard, limits *limit.Limiter, options Options, log *zap.Logger) http.Handler {
 	var (
 		calls    = api.New(runs, hub, db, log)
 		json     = rest.New(calls, hub, options.PublicURL, log)
@@ -103,7 +107,7 @@ func routes(db *jobs.DB, runs *runs.Service, hub *watch.Hub, guard *auth.Guard, 
 	}
 	mux.Handle("POST /graphql", plain(graphql.Post)) // it has a deadline of its own
 	mux.Handle("GET /graphql", plain(graphql.Get))
-	mux.Handle("POST /webhooks/github", quick(receiver.Receive))
+	mux.Handle("POST /webhooks/github", quick(limits.Signed(receiver.Receive)))
 	mux.Handle("GET /{$}", within(http.HandlerFunc(page.Index)))
 	mux.Handle("GET /run/{id}", within(http.HandlerFunc(page.Run)))
 	mux.Handle("GET /queue", within(http.HandlerFunc(page.Queue)))
@@ -111,7 +115,7 @@ func routes(db *jobs.DB, runs *runs.Service, hub *watch.Hub, guard *auth.Guard, 
 	for _, path := range []string{"/healthz", "/readyz", "/metrics"} {
 		mux.Handle("GET "+path, ops)
 	}
-	return harden(front(admit(mux, guard, log), log))
+	return harden(front(admit(mux, guard, log), log), strings.HasPrefix(options.PublicURL, "https:"))
 }
 
 // within ends a request's context in time.
@@ -162,8 +166,9 @@ func (u *unsent) Header() http.Header         { return u.header }
 func (u *unsent) WriteHeader(status int)      { u.status = status }
 func (u *unsent) Write(p []byte) (int, error) { return len(p), nil }
 
-// harden tells browsers to run nothing that is not a file of ours, and to show none of it elsewhere.
-func harden(next http.Handler) http.Handler {
+// harden tells browsers to run nothing that is not a file of ours, to show none of it elsewhere, to keep nothing unless a handler
+// says so, and, where people come by https, to come by nothing else.
+func harden(next http.Handler, https bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "+
@@ -172,6 +177,11 @@ func harden(next http.Handler) http.Handler {
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		h.Set("Permissions-Policy", "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()")
+		h.Set("Cache-Control", "no-store")
+		if https {
+			h.Set("Strict-Transport-Security", "max-age=31536000") // a year; what else lives below the host's name is not ours to say
+		}
 		next.ServeHTTP(w, r)
 	})
 }

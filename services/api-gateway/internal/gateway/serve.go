@@ -57,6 +57,7 @@ func (g *Gateway) Serve(ctx context.Context, listener net.Listener) error {
 	var background sync.WaitGroup
 	background.Go(func() { g.hub.Run(ctx) })
 	background.Go(func() { g.guard.Run(ctx) })
+	background.Go(func() { g.limits.Run(ctx) })
 
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 
 	"go.uber.org/zap"
 
@@ -18,7 +19,7 @@ import (
 const (
 	// KeyHeader is where REST has idempotency_key.
 	KeyHeader  = "Idempotency-Key"
-	retryAfter = "2" // seconds
+	retryAfter = 2 // seconds, when the database is away
 )
 
 // Problem is what went wrong, in words for people and in a code for programs. Codes are part of the API: they stay.
@@ -31,6 +32,8 @@ type Problem struct {
 	Detail string `json:"detail"`
 	// RequestID is what to look for in the log.
 	RequestID string `json:"request_id,omitempty"`
+	// RetryAfter is in how many seconds it may go better; 0: not said.
+	RetryAfter int `json:"-"`
 }
 
 // New is a problem with an HTTP status, a code and a sentence that says what to do about it.
@@ -124,9 +127,16 @@ func Message(p *Problem) []byte {
 // Headers sets what every answer with this problem carries, however its body looks.
 func Headers(w http.ResponseWriter, p *Problem) {
 	w.Header().Set("Cache-Control", "no-store")
-	if p.Status == http.StatusServiceUnavailable {
-		w.Header().Set("Retry-After", retryAfter)
+	if seconds := p.retryAfter(); seconds > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(seconds))
 	}
+}
+
+func (p *Problem) retryAfter() int {
+	if p.Status == http.StatusServiceUnavailable {
+		return retryAfter
+	}
+	return p.RetryAfter
 }
 
 // Log writes a problem of ours down; a client's mistake, or its going away, is not worth a line. asked is what was asked for.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"connectrpc.com/connect"
@@ -25,8 +26,8 @@ func RPC(ctx context.Context, err error) *connect.Error {
 	if err == nil {
 		answer.AddDetail(detail)
 	}
-	if p.Status == http.StatusServiceUnavailable {
-		answer.Meta().Set("Retry-After", retryAfter)
+	if seconds := p.retryAfter(); seconds > 0 {
+		answer.Meta().Set("Retry-After", strconv.Itoa(seconds))
 	}
 	return answer
 }
@@ -42,7 +43,7 @@ func (p *Problem) rpcCode() connect.Code {
 		return connect.CodeNotFound
 	case http.StatusConflict:
 		return connect.CodeFailedPrecondition
-	case http.StatusRequestEntityTooLarge:
+	case http.StatusRequestEntityTooLarge, http.StatusTooManyRequests:
 		return connect.CodeResourceExhausted
 	case http.StatusServiceUnavailable:
 		return connect.CodeUnavailable

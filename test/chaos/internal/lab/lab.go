@@ -194,7 +194,7 @@ func (s *System) environment(p *place, login string) ([]string, error) {
 	gateways := s.gateways()
 	switch p.service {
 	case "api-gateway":
-		env = append(env, "HTTP_ADDR="+p.address, "PUBLIC_URL=http://"+p.address, "ADMIN_TOKEN="+adminToken, "GITHUB_WEBHOOK_SECRET="+webhookSecret)
+		env = append(env, "HTTP_ADDR="+p.address, "PUBLIC_URL=http://"+p.address, "ADMIN_TOKEN="+adminToken, "RATE_LIMIT=0", "GITHUB_WEBHOOK_SECRET="+webhookSecret)
 	case "initializer":
 		env = append(env, "ALLOW_FILE_URLS=true", "GIT_INSTEAD_OF=https://github.com/=file://"+filepath.Join(s.dir, "github.com")+"/")
 	case "runner":
