@@ -17,6 +17,7 @@ const minSecret = 16 // characters: what cannot be guessed
 type config struct {
 	service.Common
 	GitHub
+	SignIn
 	HTTPAddr      string   `envconfig:"HTTP_ADDR" default:"127.0.0.1:8080" desc:"address of API, pages, webhooks, /healthz, /readyz and, for readers, /metrics"`
 	AdminToken    string   `envconfig:"ADMIN_TOKEN" required:"true" desc:"who sends it may do everything; at least 16 characters"`
 	WebhookSecret []string `envconfig:"GITHUB_WEBHOOK_SECRET" required:"true" desc:"what GitHub signs deliveries with, at least 16 characters; several with commas while one is being replaced"`

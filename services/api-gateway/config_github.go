@@ -60,13 +60,16 @@ func (c GitHub) Validate() error {
 	case c.Redeliver < time.Second || c.Redeliver > 24*time.Hour:
 		return fmt.Errorf("REDELIVER_EVERY: %s is not between 1s and 24h", c.Redeliver)
 	}
-	// http only to this machine: the credentials must not be read on the way.
-	u, err := url.Parse(c.APIURL)
-	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" ||
-		u.Scheme != "https" && !(u.Scheme == "http" && (u.Hostname() == "localhost" || net.ParseIP(u.Hostname()).IsLoopback())) {
+	if u, err := url.Parse(c.APIURL); err != nil || !safe(u) {
 		return errors.New("GITHUB_API_URL: it is not of the form https://api.github.com/ or https://<host>/api/v3/")
 	}
 	return nil
+}
+
+// safe reports whether credentials may go to a URL: by http only to this machine, for they must not be read on the way.
+func safe(u *url.URL) bool {
+	return u.Host != "" && u.User == nil && u.RawQuery == "" && u.Fragment == "" &&
+		(u.Scheme == "https" || u.Scheme == "http" && (u.Hostname() == "localhost" || net.ParseIP(u.Hostname()).IsLoopback()))
 }
 
 // options reads the key where it is in a file.

@@ -73,6 +73,9 @@ func TestWrongSettingIsNamedAndNoSecretIsShown(t *testing.T) {
 		{"GITHUB_HOOKS", "owner/name"},
 		{"GITHUB_HOOKS", "owner/name/5,owner/../6"},
 		{"GITHUB_HOOKS", "owner/name/0"},
+		{"GITHUB_OAUTH_CLIENT_ID", "Iv1.an-id-alone"},
+		{"GITHUB_OAUTH_URL", "http://github.example.com"},
+		{"GITHUB_OAUTH_URL", "https://github.example.com/login"},
 		{"REDELIVER_EVERY", "5"},
 		{"REDELIVER_EVERY", "1ms"},
 	}
@@ -84,6 +87,39 @@ func TestWrongSettingIsNamedAndNoSecretIsShown(t *testing.T) {
 			}
 			if secret := strings.TrimSpace(test.value); len(secret) > 8 && (test.name == "ADMIN_TOKEN" || test.name == "GITHUB_WEBHOOK_SECRET") && strings.Contains(err.Error(), secret) {
 				t.Errorf("error %v shows the secret", err)
+			}
+		})
+	}
+}
+
+func TestSignInWithGitHubIsSetAsAWholeOrNotAtAll(t *testing.T) {
+	const id, secret, users = "GITHUB_OAUTH_CLIENT_ID", "GITHUB_OAUTH_CLIENT_SECRET", "GITHUB_OAUTH_USERS"
+	all := map[string]string{id: "Iv1.an-id", secret: "a-secret-of-the-app\n", users: "583231:run, 7:admin"}
+	for _, test := range []struct{ name, value string }{
+		{id, ""},
+		{id, "an id"},
+		{secret, ""},
+		{secret, "\n"},
+		{secret, "canary canary"},
+		{users, ""},
+		{users, "octocat:run"},
+		{users, "583231"},
+		{users, "583231:write"},
+		{users, "0583231:run"},
+		{users, "-1:run"},
+		{users, "583231:run,583231:read"},
+		{users, "583231:run,"},
+	} {
+		t.Run(test.name+"="+test.value, func(t *testing.T) {
+			for name, value := range all {
+				t.Setenv(name, value)
+			}
+			if cfg, err := load(t); err != nil || cfg.app().ClientSecret != "a-secret-of-the-app" {
+				t.Fatalf("all of them: %+v, %v", cfg.app(), err)
+			}
+			_, err := load(t, test.name, test.value)
+			if err == nil || !strings.HasPrefix(err.Error(), test.name+":") || strings.Contains(err.Error(), "canary") {
+				t.Errorf("error %v does not begin with %s, or shows a secret", err, test.name)
 			}
 		})
 	}

@@ -31,6 +31,10 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	users, err := cfg.users()
+	if err != nil {
+		return fmt.Errorf("GITHUB_OAUTH_USERS: %w", err)
+	}
 	db, err := jobs.Open(ctx, cfg.DatabaseURL, jobs.Options{App: name, ListenURL: cfg.ListenDatabaseURL, Log: log})
 	if err != nil {
 		return err
@@ -59,5 +63,7 @@ func run(ctx context.Context) error {
 		PublicURL:      publicURL,
 		AnonymousRead:  cfg.AnonymousRead,
 		Limits:         cfg.limits(),
+		GitHub:         cfg.app(),
+		GitHubUsers:    users,
 	}, log).Serve(ctx, listener)
 }

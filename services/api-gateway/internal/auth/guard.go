@@ -22,7 +22,9 @@ const admin = "admin"
 // Options say who may come in, beside those with a token in the database.
 type Options struct {
 	AdminToken    string
-	AnonymousRead bool // everybody may read
+	AnonymousRead bool            // everybody may read
+	GitHubUsers   map[int64]Right // whom GitHub may tell us, by his number, and what he may
+	PublicURL     string          // where the pages are, without a final slash
 	Limits        *limit.Limiter
 }
 
@@ -31,6 +33,10 @@ type Guard struct {
 	pool      *pgxpool.Pool
 	admin     [sha256.Size]byte // comparing hashes tells nothing about the length either
 	anonymous bool
+	users     map[int64]Right
+	cookie    string // its name
+	publicURL string
+	origins   *http.CrossOriginProtection
 	limits    *limit.Limiter
 	serving   serving
 	log       *zap.Logger
@@ -38,18 +44,20 @@ type Guard struct {
 
 // New makes a guard that finds tokens in pool. Run must run for streams to end with their token.
 func New(options Options, pool *pgxpool.Pool, log *zap.Logger) *Guard {
+	origins := http.NewCrossOriginProtection()
+	if err := origins.AddTrustedOrigin(options.PublicURL); err != nil {
+		panic(err) // the settings were checked
+	}
 	return &Guard{
-		pool: pool, admin: sha256.Sum256([]byte(options.AdminToken)), anonymous: options.AnonymousRead, limits: options.Limits,
+		pool: pool, admin: sha256.Sum256([]byte(options.AdminToken)), anonymous: options.AnonymousRead, users: options.GitHubUsers,
+		cookie: Cookie(options.PublicURL, sessionCookie, "", 0).Name, publicURL: options.PublicURL, origins: origins, limits: options.Limits,
 		serving: serving{requests: map[*request]struct{}{}, used: map[int64]bool{}}, log: log,
 	}
 }
 
 // Admit returns the request with who sends it, for From, or the problem that refuses it. The pattern is the mux's. Its context
-// ends when the token does: a stream is not for ever either.
-//
-// Write needs `Authorization: Bearer`. Read is content with HTTP Basic, the token as the password, which is how a browser can
-// ask for it; a browser sends that also when another site makes it post, so it never writes.
-func (g *Guard) Admit(w http.ResponseWriter, r *http.Request, pattern string) (*http.Request, error) {
+// ends when the token or the session does: a stream is not for ever either.
+func (g *Guard) Admit(r *http.Request, pattern string) (*http.Request, error) {
 	right := Needs(pattern)
 	switch right {
 	case Nobody:
@@ -57,69 +65,62 @@ func (g *Guard) Admit(w http.ResponseWriter, r *http.Request, pattern string) (*
 	case Anybody:
 		return r, nil
 	}
-	p, ctx, err := g.identify(r, right)
+	p, ctx, err := g.identify(r)
 	if err != nil {
-		return nil, g.challenge(w, right, err)
-	}
-	if _, _, basic := r.BasicAuth(); basic { // also where what is asked for decides, as at /graphql
-		p.Right = min(p.Right, Read)
+		return nil, err
 	}
 	ctx = With(ctx, p)
 	if err := Require(ctx, right); err != nil {
-		return nil, g.challenge(w, right, err)
+		return nil, err
 	}
 	return r.WithContext(ctx), nil
 }
 
-// challenge tells a client that is refused with 401 what it may send.
-func (g *Guard) challenge(w http.ResponseWriter, right Right, err error) error {
-	if problem.Of(err).Status == http.StatusUnauthorized {
-		if right == Read {
-			w.Header().Add("WWW-Authenticate", `Basic realm="Lockstep: any name, the token as password", charset="UTF-8"`)
-		}
-		w.Header().Add("WWW-Authenticate", `Bearer realm="Lockstep"`)
-	}
-	return err
-}
-
-// identify finds out who sends a request. Wrong credentials are refused, also where none are needed.
-func (g *Guard) identify(r *http.Request, right Right) (Principal, context.Context, error) {
+// identify finds out who sends a request. A wrong token is refused, also where none is needed; a cookie that has had its time
+// counts as none, for a browser sends it without being asked. A token counts more than a cookie.
+func (g *Guard) identify(r *http.Request) (Principal, context.Context, error) {
 	header := r.Header.Get("Authorization")
 	if header == "" {
-		if err := g.limits.Anonymous(r); err != nil {
+		p, holds, found, err := g.session(r)
+		switch {
+		case err != nil:
 			return Principal{}, nil, err
+		case found:
+			return p, g.serving.begin(r.Context(), holds), nil
 		}
-		p := Principal{Name: Anonymous, Right: Anybody}
+		p = Principal{Name: Anonymous, Right: Anybody}
 		if g.anonymous {
 			p.Right = Read
 		}
 		return p, r.Context(), nil
 	}
 	scheme, secret, _ := strings.Cut(header, " ")
-	if _, password, basic := r.BasicAuth(); basic && right == Read {
-		secret = password
-	} else if !strings.EqualFold(scheme, "Bearer") {
+	if !strings.EqualFold(scheme, "Bearer") {
 		return Principal{}, nil, unauthorized("send the token as `Authorization: Bearer <token>`")
 	}
-	return g.check(r, secret)
+	p, token, err := g.check(r, secret)
+	if err != nil || token == 0 {
+		return p, r.Context(), err
+	}
+	return p, g.serving.begin(r.Context(), holds{token: token}), nil
 }
 
-// check finds out whose secret it is.
-func (g *Guard) check(r *http.Request, secret string) (Principal, context.Context, error) {
+// check finds out whose secret it is, and the id of his token, 0 for ADMIN_TOKEN.
+func (g *Guard) check(r *http.Request, secret string) (p Principal, token int64, err error) {
 	hash := sha256.Sum256([]byte(secret))
 	if err := g.limits.Try(r, hash); err != nil {
-		return Principal{}, nil, err
+		return Principal{}, 0, err
 	}
-	p, ctx := Principal{Name: admin, Right: Admin}, r.Context()
+	p = Principal{Name: admin, Right: Admin}
 	if subtle.ConstantTimeCompare(hash[:], g.admin[:]) != 1 {
-		of, token, found, err := g.token(r.Context(), secret)
+		var found bool
+		p, token, found, err = g.token(r.Context(), secret)
 		switch {
 		case err != nil:
-			return Principal{}, nil, err
+			return Principal{}, 0, err
 		case !found:
-			return Principal{}, nil, g.limits.Wrong(r, hash, unauthorized("the token is wrong, has expired or was revoked"))
+			return Principal{}, 0, g.limits.Wrong(r, hash, unauthorized("the token is wrong, has expired or was revoked"))
 		}
-		p, ctx = of, g.serving.begin(r.Context(), token)
 	}
-	return p, ctx, g.limits.Right(r, hash)
+	return p, token, g.limits.Right(r, hash)
 }

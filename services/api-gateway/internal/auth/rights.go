@@ -96,14 +96,19 @@ var rights = map[string]Right{
 	lockstepv1connect.TokenServiceRevokeTokenProcedure:           Admin,
 	lockstepv1connect.AuditServiceListAuditProcedure:             Admin,
 
-	"POST /webhooks/github": Anybody, // guarded by its signature
-	"GET /{$}":              Read,
-	"GET /run/{id}":         Read,
-	"GET /queue":            Read,
-	"GET /static/{file}":    Anybody,
-	"GET /healthz":          Anybody,
-	"GET /readyz":           Anybody,
-	"GET /metrics":          Read, // OPS_ADDR, an operator's own address, asks nobody
+	"POST /webhooks/github":      Anybody, // guarded by its signature
+	"GET /{$}":                   Read,
+	"GET /run/{id}":              Read,
+	"GET /queue":                 Read,
+	"GET /login":                 Anybody,
+	"POST /login":                Anybody,
+	"POST /logout":               Anybody,
+	"GET /login/github":          Anybody,
+	"GET /login/github/callback": Anybody,
+	"GET /static/{file}":         Anybody,
+	"GET /healthz":               Anybody,
+	"GET /readyz":                Anybody,
+	"GET /metrics":               Read, // OPS_ADDR, an operator's own address, asks nobody
 }
 
 // Needs is the right that a route or procedure asks for.

@@ -15,39 +15,44 @@ import (
 )
 
 const (
-	lookEvery = time.Second // at the tokens of what is being served: a stream outlives its token by about this
+	lookEvery = time.Second // at the tokens and sessions of what is being served: a stream outlives them by about this
 	lookLimit = 5 * time.Second
 )
 
 var (
-	//go:embed queries/live_tokens.sql
-	liveTokensSQL string
+	//go:embed queries/live.sql
+	liveSQL string
 	//go:embed queries/touch_tokens.sql
 	touchTokensSQL string
 )
 
-// ErrEnded is the cause (context.Cause) with which the context of a request ends when its token does.
-var ErrEnded = unauthorized("the token has expired or was revoked meanwhile")
+// ErrEnded is the cause (context.Cause) with which the context of a request ends when its token or session does.
+var ErrEnded = unauthorized("the token or the session has ended meanwhile")
 
-// serving knows what is being served to whom, to end it with his token.
+// serving knows what is being served to whom, to end it with his token or session.
 type serving struct {
 	mu       sync.Mutex
 	requests map[*request]struct{}
 	used     map[int64]bool // tokens, since the last note
 }
 
+// holds is what a request is served for: a token, a session, or the session of a token; 0 is none.
+type holds struct{ token, session int64 }
+
 type request struct {
-	token int64
-	end   context.CancelCauseFunc
+	holds
+	end context.CancelCauseFunc
 }
 
-// begin returns the context in which a request of a token is served.
-func (s *serving) begin(ctx context.Context, token int64) context.Context {
+// begin returns the context in which a request is served.
+func (s *serving) begin(ctx context.Context, h holds) context.Context {
 	ctx, end := context.WithCancelCause(ctx)
-	one := &request{token, end}
+	one := &request{h, end}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.used[token] = true
+	if h.token != 0 {
+		s.used[h.token] = true
+	}
 	s.requests[one] = struct{}{}
 	context.AfterFunc(ctx, func() { // the server ends the context of what has been served
 		s.mu.Lock()
@@ -57,23 +62,23 @@ func (s *serving) begin(ctx context.Context, token int64) context.Context {
 	return ctx
 }
 
-// tokens are those that something is being served to.
-func (s *serving) tokens() []int64 {
+// held is all that something is being served for.
+func (s *serving) held() []holds {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	found := map[int64]bool{}
+	found := map[holds]bool{}
 	for one := range s.requests {
-		found[one.token] = true
+		found[one.holds] = true
 	}
 	return slices.Collect(maps.Keys(found))
 }
 
-// end ends what is served to those of the tokens that are not alive.
-func (s *serving) end(tokens, alive []int64) {
+// end ends what is served for those of asked that are not alive.
+func (s *serving) end(asked, alive []holds) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for one := range s.requests {
-		if slices.Contains(tokens, one.token) && !slices.Contains(alive, one.token) {
+		if slices.Contains(asked, one.holds) && !slices.Contains(alive, one.holds) {
 			one.end(ErrEnded)
 		}
 	}
@@ -88,7 +93,7 @@ func (s *serving) taken() []int64 {
 	return found
 }
 
-// Run ends what is served to tokens that have ended, and notes which were used, until ctx ends.
+// Run ends what is served for tokens and sessions that have ended, and notes which were used, until ctx ends.
 func (g *Guard) Run(ctx context.Context) {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
@@ -99,27 +104,31 @@ func (g *Guard) Run(ctx context.Context) {
 		case <-tick.C:
 		}
 		if err := errors.Join(g.look(ctx), g.touch(ctx)); err != nil && ctx.Err() == nil { // while the database is away, what is served goes on
-			g.log.Debug("tokens not looked at", zap.Error(err))
+			g.log.Debug("tokens and sessions not looked at", zap.Error(err))
 		}
 	}
 }
 
 func (g *Guard) look(ctx context.Context) error {
-	tokens := g.serving.tokens()
-	if len(tokens) == 0 {
+	held := g.serving.held()
+	if len(held) == 0 {
 		return nil
+	}
+	var tokens, sessions []int64
+	for _, h := range held {
+		tokens, sessions = append(tokens, h.token), append(sessions, h.session)
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookLimit)
 	defer cancel()
-	rows, err := g.pool.Query(ctx, liveTokensSQL, pgx.NamedArgs{"tokens": tokens})
+	rows, err := g.pool.Query(ctx, liveSQL, pgx.NamedArgs{"tokens": tokens, "sessions": sessions})
 	if err != nil {
-		return fmt.Errorf("look at tokens: %w", err)
+		return fmt.Errorf("look at tokens and sessions: %w", err)
 	}
-	alive, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	alive, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (h holds, err error) { return h, row.Scan(&h.token, &h.session) })
 	if err != nil {
-		return fmt.Errorf("look at tokens: %w", err)
+		return fmt.Errorf("look at tokens and sessions: %w", err)
 	}
-	g.serving.end(tokens, alive)
+	g.serving.end(held, alive)
 	return nil
 }
 

@@ -4,6 +4,7 @@ package gateway
 import (
 	"context"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/rest"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/rpc"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/runs"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/signin"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/watch"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/webhook"
 )
@@ -36,6 +38,8 @@ type Options struct {
 	PublicURL      string // where people find it, without a final slash
 	AnonymousRead  bool
 	Limits         limit.Options
+	GitHub         signin.GitHub        // the OAuth App that people sign in with, if any
+	GitHubUsers    map[int64]auth.Right // who may, by GitHub's number, and what
 }
 
 // Gateway serves all routes.
@@ -52,7 +56,9 @@ func New(db *jobs.DB, options Options, log *zap.Logger) *Gateway {
 	runs := runs.New(db, options.PublicURL)
 	hub := watch.NewHub(db, runs, log)
 	limits := limit.New(options.Limits, db, log)
-	guard := auth.New(auth.Options{AdminToken: options.AdminToken, AnonymousRead: options.AnonymousRead, Limits: limits}, db.Pool(), log)
+	guard := auth.New(auth.Options{
+		AdminToken: options.AdminToken, AnonymousRead: options.AnonymousRead, GitHubUsers: options.GitHubUsers, PublicURL: options.PublicURL, Limits: limits,
+	}, db.Pool(), log)
 	return &Gateway{hub: hub, guard: guard, limits: limits, handler: routes(db, runs, hub, guard, limits, options, log), log: log}
 }
 
@@ -65,6 +71,7 @@ func routes(db *jobs.DB, runs *runs.Service, hub *watch.Hub, guard *auth.Guard, 
 		graphql  = graph.New(calls, options.PublicURL, log)
 		socket   = watch.NewSocket(hub, runs, options.PublicURL, log)
 		page     = pages.New(runs, calls, log)
+		sign     = signin.New(guard, page, options.PublicURL, options.GitHub, log)
 		ops      = service.OpsHandler(db)
 		mux      = http.NewServeMux()
 	)
@@ -111,6 +118,11 @@ func routes(db *jobs.DB, runs *runs.Service, hub *watch.Hub, guard *auth.Guard, 
 	mux.Handle("GET /{$}", within(http.HandlerFunc(page.Index)))
 	mux.Handle("GET /run/{id}", within(http.HandlerFunc(page.Run)))
 	mux.Handle("GET /queue", within(http.HandlerFunc(page.Queue)))
+	mux.Handle("GET /login", quick(sign.Page))
+	mux.Handle("POST /login", quick(sign.Token))
+	mux.Handle("POST /logout", quick(sign.Out))
+	mux.Handle("GET /login/github", quick(sign.ToGitHub))
+	mux.Handle("GET /login/github/callback", plain(limits.ByAddress(sign.FromGitHub))) // it has a deadline of its own
 	mux.Handle("GET /static/{file}", quick(page.Static))
 	for _, path := range []string{"/healthz", "/readyz", "/metrics"} {
 		mux.Handle("GET "+path, ops)
@@ -127,13 +139,20 @@ func within(next http.Handler) http.Handler {
 	})
 }
 
+// forPeople are the pages: who may not see them is asked to sign in.
+var forPeople = []string{"GET /{$}", "GET /run/{id}", "GET /queue"}
+
 // admit passes what the guard lets pass, and says 404 and 405 as everything else here says what is wrong.
 func admit(mux *http.ServeMux, guard *auth.Guard, log *zap.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		refuse, pattern := mux.Handler(r)
 		if pattern != "" {
-			admitted, err := guard.Admit(w, r, pattern)
+			admitted, err := guard.Admit(r, pattern)
 			if err != nil {
+				if slices.Contains(forPeople, pattern) && problem.Of(err).Status == http.StatusUnauthorized && r.Header.Get("Authorization") == "" {
+					signin.Redirect(w, r)
+					return
+				}
 				problem.Write(w, r, log, err)
 				return
 			}
@@ -172,9 +191,9 @@ func harden(next http.Handler, https bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "+
-			"base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+			"base-uri 'none'; form-action 'self'; frame-ancestors 'none'")
 		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Referrer-Policy", "same-origin") // with no-referrer browsers hide a form's Origin also from ourselves
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("Permissions-Policy", "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()")

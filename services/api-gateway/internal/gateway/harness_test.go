@@ -164,12 +164,15 @@ func (s *server) request(ctx context.Context, method, path, body string, change 
 		request.Header.Set("Content-Type", "application/json")
 	}
 	change(request.Header)
-	response, err := http.DefaultClient.Do(request)
+	response, err := client.Do(request)
 	if err != nil {
 		s.t.Fatalf("%s %s: %v", method, path, err)
 	}
 	return response
 }
+
+// client shows redirects as they are.
+var client = http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 
 // deliver posts a webhook as GitHub does.
 func (s *server) deliver(event, id, payload string, headers ...string) answer {

@@ -208,7 +208,7 @@ func TestSubscriptionsAreNotForEverybody(t *testing.T) {
 		{s, nil, 0},
 		{s, []string{"Authorization", ""}, http.StatusUnauthorized},
 		{s, []string{"Authorization", "Bearer another-token-of-the-tests"}, http.StatusUnauthorized},
-		{s, []string{"Authorization", basicAuth(token)}, 0},
+		{s, []string{"Authorization", basicAuth(token)}, http.StatusUnauthorized},
 		{open, []string{"Authorization", ""}, 0},
 		{s, []string{"Origin", s.url}, 0},
 		{s, []string{"Origin", "https://evil.example"}, http.StatusForbidden},

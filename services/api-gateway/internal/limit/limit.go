@@ -89,6 +89,15 @@ func (l *Limiter) Anonymous(r *http.Request) error {
 	return nil
 }
 
+// Cookie counts a request with a cookie that was right from this address lately, and any other as one without credentials: a
+// browser keeps a cookie that has had its time, and that is nobody's mistake.
+func (l *Limiter) Cookie(r *http.Request, secret Secret) error {
+	if _, right := l.works.get(acquaintance{network(l.Address(r)), secret}); right {
+		return l.count(secret)
+	}
+	return l.Anonymous(r)
+}
+
 // Try counts a request with a secret that was right from this address lately, or refuses it. Any other secret is refused without
 // a look from an address that was wrong too often, so that the answer says nothing about it; somebody else's mistakes behind the
 // same address, or an attack, end nobody's work.
@@ -144,6 +153,16 @@ func (l *Limiter) refuse(kind string, wait time.Duration, detail string) error {
 	p := problem.New(http.StatusTooManyRequests, "rate_limited", fmt.Sprintf("%s; try again in %d s", detail, seconds))
 	p.RetryAfter = seconds
 	return p
+}
+
+// ByAddress counts what serve is asked as requests without credentials.
+func (l *Limiter) ByAddress(serve func(http.ResponseWriter, *http.Request) error) func(http.ResponseWriter, *http.Request) error {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		if err := l.Anonymous(r); err != nil {
+			return err
+		}
+		return serve(w, r)
+	}
 }
 
 // Signed counts what is not signed among what serve refuses. What is signed is never limited: GitHub delivers once, and from

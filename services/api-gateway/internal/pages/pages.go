@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"mime"
 	"net/http"
+	"net/url"
 	"path"
 	"regexp"
 	"strings"
@@ -159,15 +160,69 @@ func (p *Pages) Static(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// frame is a page, and whom it is shown to.
+type frame struct {
+	Account account
+	Page    any
+}
+
+type account struct {
+	Name string // of who has signed in
+	In   string // where who has not may do so
+}
+
+// accountOf tells nobody who shows a token with each request: he has no session.
+func accountOf(r *http.Request) account {
+	who := auth.From(r.Context()).Name
+	if who == auth.Anonymous {
+		return account{In: LoginPath(r)}
+	}
+	if name, signedIn := strings.CutPrefix(who, auth.SessionOf); signedIn {
+		return account{Name: name}
+	}
+	return account{}
+}
+
+// LoginPath is where one signs in to see what a request asks for.
+func LoginPath(r *http.Request) string {
+	return "/login?" + url.Values{"next": {r.URL.RequestURI()}}.Encode()
+}
+
+// LoginForm is where to go afterwards, and whether one may sign in with GitHub.
+type LoginForm struct {
+	Next   string
+	GitHub bool
+	Wrong  *problem.Problem
+}
+
+// Login shows the page where one signs in, and what was wrong with the last try.
+func (p *Pages) Login(w http.ResponseWriter, r *http.Request, form LoginForm, err error) {
+	status := http.StatusOK
+	if err != nil {
+		form.Wrong = p.wrong(w, r, err)
+		status = form.Wrong.Status
+	}
+	p.write(w, r, status, "login.html", frame{Page: form})
+}
+
 // show answers with a page, or with one that says why there is none.
 func (p *Pages) show(w http.ResponseWriter, r *http.Request, name string, data any, err error) {
 	status := http.StatusOK
 	if err != nil {
-		wrong := problem.Of(err)
-		problem.Log(r.Context(), p.log, r.Method+" "+r.URL.Path, err)
-		problem.Headers(w, wrong)
+		wrong := p.wrong(w, r, err)
 		status, name, data = wrong.Status, "problem.html", wrong
 	}
+	p.write(w, r, status, name, frame{accountOf(r), data})
+}
+
+func (p *Pages) wrong(w http.ResponseWriter, r *http.Request, err error) *problem.Problem {
+	wrong := problem.Of(err)
+	problem.Log(r.Context(), p.log, r.Method+" "+r.URL.Path, err)
+	problem.Headers(w, wrong)
+	return wrong
+}
+
+func (p *Pages) write(w http.ResponseWriter, r *http.Request, status int, name string, data frame) {
 	var page bytes.Buffer // whole, or not at all
 	if err := templates.ExecuteTemplate(&page, name, data); err != nil {
 		problem.Write(w, r, p.log, err)
@@ -199,12 +254,12 @@ func duration(from, to *time.Time) string {
 }
 
 // repositoryName is what people call a repository: owner/name.
-func repositoryName(url string) string {
-	if rest, ok := strings.CutPrefix(url, "https://"); ok {
+func repositoryName(full string) string {
+	if rest, ok := strings.CutPrefix(full, "https://"); ok {
 		_, rest, _ = strings.Cut(rest, "/")
 		return rest
 	}
-	return path.Base(url)
+	return path.Base(full)
 }
 
 // branch is a ref without the folder that every branch or tag is in.

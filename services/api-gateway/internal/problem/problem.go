@@ -127,6 +127,9 @@ func Message(p *Problem) []byte {
 // Headers sets what every answer with this problem carries, however its body looks.
 func Headers(w http.ResponseWriter, p *Problem) {
 	w.Header().Set("Cache-Control", "no-store")
+	if p.Status == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="Lockstep"`)
+	}
 	if seconds := p.retryAfter(); seconds > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(seconds))
 	}

@@ -201,14 +201,14 @@ func complete(name string, schema *openapi3.Schema) error {
 
 // security is what a right asks for, as the settings are by default: ANONYMOUS_READ lets everybody read.
 func security(right auth.Right) *openapi3.SecurityRequirements {
-	bearer, basic := openapi3.SecurityRequirement{"bearer": {}}, openapi3.SecurityRequirement{"basic": {}}
+	bearer, session := openapi3.SecurityRequirement{"bearer": {}}, openapi3.SecurityRequirement{"session": {}}
 	switch right {
 	case auth.Anybody:
 		return &openapi3.SecurityRequirements{}
 	case auth.Read:
-		return &openapi3.SecurityRequirements{bearer, basic, {}}
+		return &openapi3.SecurityRequirements{bearer, session, {}}
 	default:
-		return &openapi3.SecurityRequirements{bearer}
+		return &openapi3.SecurityRequirements{bearer, session}
 	}
 }
 

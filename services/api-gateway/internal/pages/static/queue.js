@@ -6,6 +6,7 @@ async function renew() {
     const notice = document.getElementById("connection");
     try {
       const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+      if (answer.redirected) return location.reload(); // to sign in
       if (!answer.ok) throw new Error(answer.statusText);
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
       const focused = document.activeElement.getAttribute("href");

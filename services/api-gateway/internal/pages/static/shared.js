@@ -100,6 +100,8 @@ export function connect(path, hello, receive) {
     socket.onclose = () => {
       tries++;
       if (tries > 1 || document.visibilityState === "visible") notice.textContent = "Reconnecting…";
+      // Whose session has ended is sent to sign in; a gateway that is away says nothing.
+      fetch(location.href, { method: "HEAD", redirect: "manual" }).then((answer) => answer.type === "opaqueredirect" && location.reload(), () => {});
       setTimeout(open, Math.min(10000, 250 * 2 ** tries) * (0.5 + Math.random() / 2));
     };
   };
