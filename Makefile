@@ -16,7 +16,7 @@ GOLANGCI_LINT = bin/tools/golangci-lint
 OPENAPI_LINT  = bin/tools/openapi-lint
 GENERATORS    = $(addprefix bin/tools/,buf protoc-gen-go protoc-gen-connect-go protoc-gen-openapi gqlgen)
 
-.PHONY: help run test browser test-short lint generated fmt build generate bench bench-micro chaos model tidy clean
+.PHONY: help run test browser test-short lint generated fmt build generate bench bench-micro fuzz chaos model tidy clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,14 @@ bench: build ## measure the queue beside others; BENCH=a,c picks parts, OUT=<fil
 
 bench-micro: build ## run the queue's micro-benchmarks, in the form that benchstat compares; COUNT=<n> times each
 	@bin/withpg -durable -- go test -run '^$$' -bench . -benchmem -count $(or $(COUNT),1) $(ROOT)/pkg/jobs/...
+
+# Only the gateway has targets. Their seeds are part of `make test`.
+fuzz: build ## send each fuzz target of the gateway made-up input for FUZZ_TIME (30s)
+	@cd services/api-gateway && for package in $$(go list -f '{{.Dir}}' ./...); do \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9]*\)(f \*testing.F).*/\1/p' $$package/*_test.go 2>/dev/null); do \
+			$(CURDIR)/bin/withpg -- go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(or $(FUZZ_TIME),30s) $$package || exit 1; \
+		done; \
+	done
 
 chaos: build ## kill, stop and cut off everything under load for CHAOS_SECONDS (120), and audit it; SEED=<n> repeats a run
 	@go build -o bin/ $(ROOT)/test/chaos && LOCKSTEP_BIN=$(CURDIR)/bin exec bin/chaos
