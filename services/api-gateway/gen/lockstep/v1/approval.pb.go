@@ -242,6 +242,7 @@ func (x *ListApprovalsRequest) GetCursor() string {
 	return ""
 }
 
+// A page of approvals.
 type ListApprovalsResponse struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Approvals []*Approval            `protobuf:"bytes,1,rep,name=approvals,proto3" json:"approvals,omitempty"`

@@ -175,6 +175,7 @@ func (x *ListAuditRequest) GetCursor() string {
 	return ""
 }
 
+// A page of the audit log.
 type ListAuditResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Entries []*AuditEntry          `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`

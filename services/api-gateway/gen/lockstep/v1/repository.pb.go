@@ -22,6 +22,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// A repository, and what holds for it.
 type Repository struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// https://host/owner/name, or a file URL.
@@ -157,6 +158,7 @@ func (x *ListRepositoriesRequest) GetCursor() string {
 	return ""
 }
 
+// A page of repositories.
 type ListRepositoriesResponse struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	Repositories []*Repository          `protobuf:"bytes,1,rep,name=repositories,proto3" json:"repositories,omitempty"`
