@@ -578,7 +578,7 @@ func TestEventsGoOnBehindTheOneThatIsNamed(t *testing.T) {
 
 func TestNobodyCallsAProcedureWithoutItsRight(t *testing.T) {
 	t.Parallel()
-	closed, open := start(t), start(t, "ANONYMOUS_READ=true")
+	closed, open := start(t, "RATE_LIMIT_FAILED=0"), start(t, "ANONYMOUS_READ=true", "RATE_LIMIT_FAILED=0") // wrong credentials, one after the other
 	calls := []struct {
 		procedure string
 		request   proto.Message

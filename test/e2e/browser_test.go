@@ -79,7 +79,11 @@ func shows(t *testing.T, tab context.Context, words ...string) {
 		}
 	}()
 	eventually(t, 20*time.Second, "the page shows "+strings.Join(words, ", "), func() bool {
-		text = visible(t, tab)
+		seen, err := chromedp.Run(tab, chromedp.Evaluate[string]("document.body.innerText"))
+		if err != nil { // between two pages
+			return false
+		}
+		text = seen
 		for _, word := range words {
 			if !strings.Contains(text, word) {
 				return false
@@ -138,4 +142,55 @@ func TestTheFirstPageShowsRunsAsTheyCome(t *testing.T) {
 	shows(t, tab, "octo/arrives", "success")
 	s.finish(id, "success")
 	notReloaded(t, tab)
+}
+
+func TestWhoSignsInSeesARunGoOn(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	s.start()
+	repo := s.repository("octo/private", workflow(`
+name: ci
+on: push
+jobs:
+  test:
+    runs-on: ubuntu-latest
+    steps:
+      - name: Test
+        run: |
+          echo "the test begins"
+          until [ -e `+s.file("go")+` ]; do sleep 0.05; done
+          echo "nobody else sees this"
+          exit 1
+`))
+	id := s.push(repo)
+	tab := browse(t, s, "http://"+s.addr+"/run/"+id)
+	shows(t, tab, "Sign in", "Token")
+	signIn := func(secret string) {
+		t.Helper()
+		if err := chromedp.Do(tab, chromedp.SendKeys("#token", secret+"\r")); err != nil {
+			t.Fatalf("fill in the form: %v", err)
+		}
+	}
+	signIn("another-token-of-the-tests")
+	shows(t, tab, "the token is wrong")
+	signIn(adminToken)
+	shows(t, tab, "Signed in as admin", "ci / test", "the test begins")
+	s.create("go")
+	shows(t, tab, "nobody else sees this", "failure")
+	s.finish(id, "failure")
+	if got := evaluate[string](t, tab, "document.cookie"); got != "" {
+		t.Errorf("scripts see the cookie %q", got)
+	}
+	status, err := chromedp.Run(tab, chromedp.Evaluate[int](`fetch("/api/v1/runs/`+id+`/rerun", {method: "POST"}).then((answer) => answer.status)`, chromedp.EvalAwaitPromise))
+	if err != nil || status != 201 {
+		t.Errorf("a page of ours writes: %d, %v", status, err)
+	}
+	if err := chromedp.Do(tab, chromedp.Click("form.account button")); err != nil {
+		t.Fatalf("sign out: %v", err)
+	}
+	shows(t, tab, "Sign in", "Token")
+	if err := chromedp.Do(tab, chromedp.Navigate("http://"+s.addr+"/queue")); err != nil {
+		t.Fatal(err)
+	}
+	shows(t, tab, "Sign in", "Token")
 }

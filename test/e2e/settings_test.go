@@ -22,6 +22,7 @@ func TestAMissingOrWrongSettingIsNamedInOneLine(t *testing.T) {
 	for service, settings := range map[string][]string{
 		"api-gateway": {
 			"DATABASE_URL", "DATABASE_URL=no url at all", "LOG_LEVEL=loud", "HTTP_ADDR=nowhere", "PUBLIC_URL=nowhere", "ANONYMOUS_READ=perhaps", "RATE_LIMIT=-1", "TRUSTED_PROXIES=nowhere",
+			"GITHUB_OAUTH_CLIENT_ID=an-id-alone", "GITHUB_OAUTH_CLIENT_SECRET=canary-alone", "GITHUB_OAUTH_URL=nowhere", "GITHUB_OAUTH_USERS=octocat:run",
 			"ADMIN_TOKEN", "ADMIN_TOKEN=short", "GITHUB_WEBHOOK_SECRET", "GITHUB_WEBHOOK_SECRET=short", "GITHUB_WEBHOOK_SECRET=canary-long-enough-0,short",
 		},
 		"initializer": {

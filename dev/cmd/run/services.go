@@ -67,7 +67,7 @@ func settings(urls map[string]string, addr, token string) map[string][]string {
 		"reaper":          nil,
 	}
 	onlyFor := map[string]string{ // who holds which credential
-		"ADMIN_TOKEN": "api-gateway", "GITHUB_WEBHOOK_SECRET": "api-gateway", "GIT_TOKEN": "initializer", "GITHUB_TOKEN": "github-notifier",
+		"ADMIN_TOKEN": "api-gateway", "GITHUB_WEBHOOK_SECRET": "api-gateway", "GITHUB_OAUTH_CLIENT_SECRET": "api-gateway", "GIT_TOKEN": "initializer", "GITHUB_TOKEN": "github-notifier",
 		"DATABASE_URL": "", "LISTEN_DATABASE_URL": "", "TEST_DATABASE_URL": "",
 		"OPS_ADDR": "", // one address cannot serve five
 	}

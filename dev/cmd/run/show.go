@@ -33,7 +33,7 @@ func show(ctx context.Context, api *client, what repository, dir string) error {
 	}
 	say("")
 	say("page:  %s", ended.URL)
-	say("token: %s", api.token)
+	say("token: %s (sign in with it on the page, or send it to the API)", api.token)
 	say("your own repository, from another terminal:")
 	say(`  curl -sS -X POST -H 'Authorization: Bearer %s' -H 'Content-Type: application/json' -d '{"repository": "https://github.com/owner/name"}' %s/api/v1/runs`, api.token, api.base)
 	say("data and logs: %s", dir)
