@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	lockstepv1 "github.com/lockstep-ci/lockstep/services/api-gateway/gen/lockstep/v1"
@@ -24,9 +25,13 @@ func List(ctx context.Context, pool *pgxpool.Pool, before int64, limit int) ([]*
 		return nil, fmt.Errorf("list audit log: %w", err)
 	}
 	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*lockstepv1.AuditEntry, error) {
-		e, at := &lockstepv1.AuditEntry{}, time.Time{}
-		err := row.Scan(&e.Id, &at, &e.Principal, &e.Action, &e.Subject, &e.Repository, &e.Details)
+		e, at, details := &lockstepv1.AuditEntry{}, time.Time{}, map[string]any{}
+		if err := row.Scan(&e.Id, &at, &e.Principal, &e.Action, &e.Subject, &e.Repository, &details); err != nil {
+			return nil, err
+		}
+		var err error
 		e.At = timestamppb.New(at)
+		e.Details, err = structpb.NewStruct(details)
 		return e, err
 	})
 	if err != nil {

@@ -153,12 +153,18 @@ func TestWhatWasDoneIsWrittenDown(t *testing.T) {
 	}
 	first := s.send("GET", "/api/v1/audit?limit=9", "")
 	var page struct {
-		Entries    []struct{ ID, Action, Details string }
+		Entries []struct {
+			ID, Action string
+			Details    map[string]any
+		}
 		NextCursor *string `json:"next_cursor"`
 	}
 	decode(t, first.body, &page)
 	if len(page.Entries) != 9 || page.Entries[0].Action != "token.change" || page.NextCursor == nil {
 		t.Fatalf("the first page: %s", first.body)
+	}
+	if _, told := page.Entries[0].Details["from"].(map[string]any); !told {
+		t.Errorf("what was changed: %s", first.body)
 	}
 	decode(t, s.send("GET", "/api/v1/audit?cursor="+*page.NextCursor, "").body, &page)
 	if len(page.Entries) != 1 || page.Entries[0].Action != "run.create" || page.NextCursor != nil {

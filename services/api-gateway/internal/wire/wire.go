@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
@@ -26,14 +27,17 @@ func Tagged(kind string, message proto.Message) []byte {
 }
 
 func appendMessage(text []byte, message protoreflect.Message, kind string) []byte {
-	if at, is := message.Interface().(*timestamppb.Timestamp); is {
+	switch known := message.Interface().(type) {
+	case *timestamppb.Timestamp:
 		text = append(text, '"')
-		text = at.AsTime().AppendFormat(text, time.RFC3339Nano)
+		text = known.AsTime().AppendFormat(text, time.RFC3339Nano)
 		return append(text, '"')
+	case *structpb.Struct:
+		return appendJSON(text, known.AsMap())
 	}
 	text = append(text, '{')
 	if kind != "" {
-		text = append(appendString(append(text, `"type":`...), kind), ',')
+		text = append(appendJSON(append(text, `"type":`...), kind), ',')
 	}
 	fields := message.Descriptor().Fields()
 	for i := range fields.Len() {
@@ -41,7 +45,7 @@ func appendMessage(text []byte, message protoreflect.Message, kind string) []byt
 		if i > 0 {
 			text = append(text, ',')
 		}
-		text = append(appendString(text, string(field.Name())), ':')
+		text = append(appendJSON(text, string(field.Name())), ':')
 		switch {
 		case field.HasPresence() && !message.Has(field):
 			text = append(text, "null"...)
@@ -66,7 +70,7 @@ func appendValue(text []byte, field protoreflect.FieldDescriptor, value protoref
 	case protoreflect.MessageKind:
 		return appendMessage(text, value.Message(), "")
 	case protoreflect.StringKind:
-		return appendString(text, value.String())
+		return appendJSON(text, value.String())
 	case protoreflect.BytesKind:
 		return append(base64.StdEncoding.AppendEncode(append(text, '"'), value.Bytes()), '"')
 	case protoreflect.BoolKind:
@@ -80,10 +84,10 @@ func appendValue(text []byte, field protoreflect.FieldDescriptor, value protoref
 	}
 }
 
-func appendString(text []byte, s string) []byte {
-	quoted, err := json.Marshal(s) // also keeps < and & out of whatever shows it
+func appendJSON(text []byte, value any) []byte {
+	plain, err := json.Marshal(value) // also keeps < and & out of whatever shows it
 	if err != nil {
-		panic(err) // a string can be marshalled
+		panic(err) // strings, and what was read from JSON, can be marshalled
 	}
-	return append(text, quoted...)
+	return append(text, plain...)
 }

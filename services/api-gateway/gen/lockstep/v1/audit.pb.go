@@ -10,6 +10,7 @@ import (
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	structpb "google.golang.org/protobuf/types/known/structpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -36,8 +37,8 @@ type AuditEntry struct {
 	// What was changed: <kind>:<id>.
 	Subject    string  `protobuf:"bytes,5,opt,name=subject,proto3" json:"subject,omitempty"`
 	Repository *string `protobuf:"bytes,6,opt,name=repository,proto3,oneof" json:"repository,omitempty"`
-	// More about it: a JSON object.
-	Details       string `protobuf:"bytes,7,opt,name=details,proto3" json:"details,omitempty"`
+	// More about it; what is in it depends on the action.
+	Details       *structpb.Struct `protobuf:"bytes,7,opt,name=details,proto3" json:"details,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -114,11 +115,11 @@ func (x *AuditEntry) GetRepository() string {
 	return ""
 }
 
-func (x *AuditEntry) GetDetails() string {
+func (x *AuditEntry) GetDetails() *structpb.Struct {
 	if x != nil {
 		return x.Details
 	}
-	return ""
+	return nil
 }
 
 type ListAuditRequest struct {
@@ -233,7 +234,7 @@ var File_lockstep_v1_audit_proto protoreflect.FileDescriptor
 
 const file_lockstep_v1_audit_proto_rawDesc = "" +
 	"\n" +
-	"\x17lockstep/v1/audit.proto\x12\vlockstep.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe6\x01\n" +
+	"\x17lockstep/v1/audit.proto\x12\vlockstep.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xff\x01\n" +
 	"\n" +
 	"AuditEntry\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12*\n" +
@@ -243,8 +244,8 @@ const file_lockstep_v1_audit_proto_rawDesc = "" +
 	"\asubject\x18\x05 \x01(\tR\asubject\x12#\n" +
 	"\n" +
 	"repository\x18\x06 \x01(\tH\x00R\n" +
-	"repository\x88\x01\x01\x12\x18\n" +
-	"\adetails\x18\a \x01(\tR\adetailsB\r\n" +
+	"repository\x88\x01\x01\x121\n" +
+	"\adetails\x18\a \x01(\v2\x17.google.protobuf.StructR\adetailsB\r\n" +
 	"\v_repository\"_\n" +
 	"\x10ListAuditRequest\x12\x19\n" +
 	"\x05limit\x18\x01 \x01(\x05H\x00R\x05limit\x88\x01\x01\x12\x1b\n" +
@@ -277,17 +278,19 @@ var file_lockstep_v1_audit_proto_goTypes = []any{
 	(*ListAuditRequest)(nil),      // 1: lockstep.v1.ListAuditRequest
 	(*ListAuditResponse)(nil),     // 2: lockstep.v1.ListAuditResponse
 	(*timestamppb.Timestamp)(nil), // 3: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),       // 4: google.protobuf.Struct
 }
 var file_lockstep_v1_audit_proto_depIdxs = []int32{
 	3, // 0: lockstep.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
-	0, // 1: lockstep.v1.ListAuditResponse.entries:type_name -> lockstep.v1.AuditEntry
-	1, // 2: lockstep.v1.AuditService.ListAudit:input_type -> lockstep.v1.ListAuditRequest
-	2, // 3: lockstep.v1.AuditService.ListAudit:output_type -> lockstep.v1.ListAuditResponse
-	3, // [3:4] is the sub-list for method output_type
-	2, // [2:3] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	4, // 1: lockstep.v1.AuditEntry.details:type_name -> google.protobuf.Struct
+	0, // 2: lockstep.v1.ListAuditResponse.entries:type_name -> lockstep.v1.AuditEntry
+	1, // 3: lockstep.v1.AuditService.ListAudit:input_type -> lockstep.v1.ListAuditRequest
+	2, // 4: lockstep.v1.AuditService.ListAudit:output_type -> lockstep.v1.ListAuditResponse
+	4, // [4:5] is the sub-list for method output_type
+	3, // [3:4] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_lockstep_v1_audit_proto_init() }
