@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/lockstep-ci/lockstep/pkg/jobs/jobstest"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/openapi/openapitest"
 )
 
 // The gateway as its clients see it: the binary, under its own role, and clients of every interface.
@@ -25,7 +26,10 @@ const (
 
 var binary string
 
-func TestMain(m *testing.M) { os.Exit(jobstest.RunWithBinary(m, "api-gateway", &binary)) }
+func TestMain(m *testing.M) {
+	http.DefaultTransport = openapitest.Transport{Next: http.DefaultTransport}
+	os.Exit(jobstest.RunWithBinary(m, "api-gateway", &binary))
+}
 
 // gateway is a process of the binary, and its database.
 type gateway struct {

@@ -1,8 +1,10 @@
 package e2e_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -46,7 +48,10 @@ func testAll(m *testing.M) (code int, err error) {
 		return 0, err
 	}
 	defer watchdog.end()
-	return m.Run(), nil
+	answers := &described{next: http.DefaultTransport}
+	http.DefaultTransport = answers
+	code = m.Run()
+	return code, errors.Join(answers.found...)
 }
 
 // build builds what is under test as `make build` does, and so from the same build cache. Without the race detector: the

@@ -23,6 +23,7 @@ import (
 	"github.com/lockstep-ci/lockstep/pkg/jobs/joblog"
 	"github.com/lockstep-ci/lockstep/pkg/jobs/jobstest"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/gateway"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/openapi/openapitest"
 )
 
 const (
@@ -143,9 +144,7 @@ func (s *server) exchange(method, path, body string, change func(http.Header)) a
 	if err != nil {
 		s.t.Fatalf("%s %s: read answer: %v", method, path, err)
 	}
-	a := answer{response.StatusCode, response.Header, string(text)}
-	mustBeDescribed(s.t, response.Request, body, a)
-	return a
+	return answer{response.StatusCode, response.Header, string(text)}
 }
 
 func (s *server) open(ctx context.Context, method, path, body string, headers ...string) *http.Response {
@@ -171,8 +170,11 @@ func (s *server) request(ctx context.Context, method, path, body string, change 
 	return response
 }
 
-// client shows redirects as they are.
-var client = http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+// client holds each answer against the document, and shows redirects as they are.
+var client = http.Client{
+	Transport:     openapitest.Transport{Next: http.DefaultTransport},
+	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+}
 
 // deliver posts a webhook as GitHub does.
 func (s *server) deliver(event, id, payload string, headers ...string) answer {

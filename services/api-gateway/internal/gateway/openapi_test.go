@@ -1,83 +1,15 @@
 package gateway_test
 
 import (
-	"bytes"
-	"context"
 	"encoding/json"
-	"io"
 	"net/http"
 	"os"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/getkin/kin-openapi/openapi3"
-	"github.com/getkin/kin-openapi/openapi3filter"
-	"github.com/getkin/kin-openapi/routers"
-	"github.com/getkin/kin-openapi/routers/gorillamux"
 )
-
-// described is the document that the gateway serves, sharpened: an answer may have no field that it does not name.
-var described = sync.OnceValues(func() (routers.Router, error) {
-	text, err := os.ReadFile("../openapi/openapi.json")
-	if err != nil {
-		return nil, err
-	}
-	doc, err := openapi3.NewLoader().LoadFromData(text)
-	if err != nil {
-		return nil, err
-	}
-	no := false
-	for _, schema := range doc.Components.Schemas {
-		schema.Value.AdditionalProperties = openapi3.AdditionalProperties{Has: &no}
-	}
-	openapi3filter.RegisterBodyDecoder("text/event-stream", openapi3filter.RegisteredBodyDecoder("text/plain"))
-	return gorillamux.NewRouter(doc)
-})
-
-// mustBeDescribed holds an answer of the API against the document, and the request when it was served.
-func mustBeDescribed(t *testing.T, request *http.Request, body string, a answer) {
-	t.Helper()
-	router, err := described()
-	if err != nil {
-		t.Fatalf("read openapi.json: %v", err)
-	}
-	method, path := request.Method, request.URL.Path
-	if !strings.HasPrefix(path, "/api/v1/") {
-		return
-	}
-	if a.header.Get("X-Request-Id") == "" { // net/http has refused what is no request, or far too much
-		return
-	}
-	route, parameters, err := router.FindRoute(request)
-	if err != nil {
-		if a.status != http.StatusNotFound && a.status != http.StatusMethodNotAllowed && method != http.MethodHead {
-			t.Errorf("%s %s answers %d and is not described: %v", method, path, a.status, err)
-		}
-		return
-	}
-	asked := &openapi3filter.RequestValidationInput{
-		Request: request, PathParams: parameters, Route: route,
-		Options: &openapi3filter.Options{AuthenticationFunc: openapi3filter.NoopAuthenticationFunc},
-	}
-	if a.status < 300 {
-		request.Body = io.NopCloser(strings.NewReader(body)) // once more
-		if err := openapi3filter.ValidateRequest(context.Background(), asked); err != nil {
-			t.Errorf("%s %s was served and is described otherwise: %v", method, request.URL, err)
-		}
-	}
-	input := &openapi3filter.ResponseValidationInput{
-		RequestValidationInput: asked,
-		Status:                 a.status,
-		Header:                 a.header,
-		Body:                   io.NopCloser(bytes.NewReader([]byte(a.body))),
-		Options:                &openapi3filter.Options{IncludeResponseStatus: true},
-	}
-	if err := openapi3filter.ValidateResponse(context.Background(), input); err != nil {
-		t.Errorf("%s %s answers %d not as it is described: %v", method, path, a.status, err)
-	}
-}
 
 func TestTheDocumentIsServedAndSound(t *testing.T) {
 	t.Parallel()

@@ -10,8 +10,10 @@ import (
 
 //go:generate ../../proto/generate
 
+// Document is the description, OpenAPI as JSON.
+//
 //go:embed openapi.json
-var document []byte
+var Document []byte
 
 // Serve answers GET /api/v1/openapi.json.
 func Serve(w http.ResponseWriter, r *http.Request) error {
@@ -20,6 +22,6 @@ func Serve(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-cache")
-	_, _ = w.Write(document) // a client that has gone needs no answer
+	_, _ = w.Write(Document) // a client that has gone needs no answer
 	return nil
 }
