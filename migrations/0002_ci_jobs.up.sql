@@ -33,7 +33,7 @@ CREATE TABLE ci_repositories (
     repository  text PRIMARY KEY,
     max_running integer CONSTRAINT max_running_is_positive CHECK (max_running > 0), -- NULL: no limit
     weight      double precision NOT NULL DEFAULT 1
-                CONSTRAINT weight_is_positive CHECK (weight > 0 AND weight <= 1000),
+                CONSTRAINT weight_is_positive CHECK (weight >= 0.001 AND weight <= 1000),
     fork_policy text NOT NULL DEFAULT 'ask' -- what a fork's pull request does: run, ask first, or nothing
                 CONSTRAINT fork_policy_is_known CHECK (fork_policy IN ('run', 'ask', 'ignore')),
     github_id   bigint,      -- GitHub's number of it, learned from its first delivery: a name can be given to another repository

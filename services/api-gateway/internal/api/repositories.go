@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"net/http"
 	"slices"
@@ -22,6 +23,7 @@ import (
 const (
 	repositoriesCursor = "repositories:"
 	approvalsCursor    = "approvals:"
+	minWeight          = 0.001 // far less, and its turn, which is 1/weight further, is no number or never comes
 	maxWeight          = 1000
 )
 
@@ -34,7 +36,7 @@ func (s *Service) ListRepositories(ctx context.Context, request *lockstepv1.List
 	after := ""
 	if request.Cursor != nil {
 		text, ours := openCursor(request.GetCursor(), repositoriesCursor)
-		if !ours {
+		if url, err := runs.Repository(text); !ours || err != nil || url != text {
 			return nil, badCursor()
 		}
 		after = text
@@ -79,12 +81,14 @@ func (s *Service) UpdateRepository(ctx context.Context, request *lockstepv1.Upda
 	}
 	policies := []string{repositories.ForksRun, repositories.ForksAsk, repositories.ForksIgnore}
 	switch {
+	case change.ForkPolicy == nil && change.MaxRunning == nil && change.Weight == nil && !change.GetForgetGithubId():
+		return nil, problem.New(http.StatusUnprocessableEntity, "nothing_to_change", "give fork_policy, max_running, weight or forget_github_id: true")
 	case change.ForkPolicy != nil && !slices.Contains(policies, change.GetForkPolicy()):
 		return nil, &runs.Invalid{Field: "fork_policy", Reason: "must be " + strings.Join(policies, ", ")}
 	case change.MaxRunning != nil && change.GetMaxRunning() < 0:
 		return nil, &runs.Invalid{Field: "max_running", Reason: "must be 1 or more, or 0 for no limit"}
-	case change.Weight != nil && !(change.GetWeight() > 0 && change.GetWeight() <= maxWeight): // so that NaN is refused
-		return nil, &runs.Invalid{Field: "weight", Reason: "must be above 0 and at most " + strconv.Itoa(maxWeight)}
+	case change.Weight != nil && !(change.GetWeight() >= minWeight && change.GetWeight() <= maxWeight): // so that NaN is refused
+		return nil, &runs.Invalid{Field: "weight", Reason: fmt.Sprintf("must be from %v to %d", minWeight, maxWeight)}
 	}
 	changed, err := s.repositories.Change(ctx, url, repositories.Change{
 		ForkPolicy: change.ForkPolicy, MaxRunning: change.MaxRunning, Weight: change.Weight,

@@ -233,7 +233,7 @@ func TestRepositorySettings(t *testing.T) {
 	if want := `{"repository":"` + home + `","fork_policy":"run","max_running":null,"weight":2.5,"github_id":"4711"}` + "\n"; a.body != want {
 		t.Errorf("%s, not %s", a.body, want)
 	}
-	s.send("PATCH", "/api/v1/repositories/example.com%2Fa%2Fb", `{}`)
+	s.send("PATCH", "/api/v1/repositories/example.com%2Fa%2Fb", `{"fork_policy":"ask"}`)
 	first := s.send("GET", "/api/v1/repositories?limit=1", "")
 	var page struct {
 		Repositories []struct{ Repository string }

@@ -50,7 +50,7 @@ func TestEveryRouteBoundsItsBody(t *testing.T) {
 // their own.
 func TestTheTablesOfHostileInputAreLong(t *testing.T) {
 	t.Parallel()
-	if n := len(hostileBodies()) + len(hostileTargets()) + len(hostileCalls()); n < 300 {
+	if n := len(hostileBodies()) + len(hostileTargets()) + len(hostileCalls()) + len(hostileAdministration()); n < 300 {
 		t.Errorf("only %d", n)
 	} else {
 		t.Logf("%d", n)

@@ -30,14 +30,18 @@ type bad struct {
 
 const goodURL = "https://example.com/owner/name"
 
-// refuses sends the requests of a table to one gateway.
-func refuses(t *testing.T, tests []bad) {
+// refuses sends the requests of a table to one gateway. prepare adds to what is there, and says what more names stand for.
+func refuses(t *testing.T, tests []bad, prepare ...func(*server) []string) *server {
 	t.Helper()
 	s := start(t)
 	created := s.create()
 	job := s.plan(created)
 	s.claim(job)
-	fill := strings.NewReplacer("{run}", created.ID, "{job}", job)
+	names := []string{"{run}", created.ID, "{job}", job}
+	for _, p := range prepare {
+		names = append(names, p(s)...)
+	}
+	fill := strings.NewReplacer(names...)
 	before := s.rows()
 	seen := map[string]bool{}
 	for _, test := range tests {
@@ -67,6 +71,7 @@ func refuses(t *testing.T, tests []bad) {
 		})
 	}
 	s.unharmed(before)
+	return s
 }
 
 // add is send with headers that may repeat.

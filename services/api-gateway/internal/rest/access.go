@@ -2,6 +2,7 @@ package rest
 
 import (
 	"net/http"
+	"regexp"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -13,23 +14,23 @@ import (
 
 const tokenPath = "/api/v1/tokens/"
 
+// rfc3339 is what time.Parse does not insist on: hours of two digits, a point, and an offset below a day.
+var rfc3339 = regexp.MustCompile(`T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$`)
+
 // CreateToken answers POST /api/v1/tokens.
 func (a *API) CreateToken(w http.ResponseWriter, r *http.Request) error {
 	if len(r.Header.Values(problem.KeyHeader)) > 0 { // the same answer again is what cannot be: the secret is not stored
 		return problem.In(problem.KeyHeader, http.StatusBadRequest, "invalid_header", "leave it out: the token's name keeps it from being made twice")
 	}
 	request := &lockstepv1.CreateTokenRequest{}
-	var repository, expires string
-	fields := map[string]any{"name": &request.Name, "scope": &request.Scope, "repository": &repository, "expires_at": &expires}
+	var expires *string
+	fields := map[string]any{"name": &request.Name, "scope": &request.Scope, "repository": &request.Repository, "expires_at": &expires}
 	if err := readObject(w, r, fields); err != nil {
 		return err
 	}
-	if repository != "" {
-		request.Repository = &repository
-	}
-	if expires != "" {
-		at, err := time.Parse(time.RFC3339, expires)
-		if err != nil {
+	if expires != nil {
+		at, err := time.Parse(time.RFC3339, *expires)
+		if err != nil || !rfc3339.MatchString(*expires) {
 			return problem.In("expires_at", http.StatusUnprocessableEntity, "invalid_field", "give a time like 2027-01-31T12:00:00Z")
 		}
 		request.ExpiresAt = timestamppb.New(at)

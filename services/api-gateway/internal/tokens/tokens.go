@@ -80,7 +80,7 @@ func Create(ctx context.Context, pool *pgxpool.Pool, by auth.Principal, request 
 func wanted(by auth.Principal, request *lockstepv1.CreateTokenRequest) (repository *string, expires *time.Time, err error) {
 	name, right := request.GetName(), auth.Scopes[request.GetScope()]
 	switch {
-	case name == "" || len([]rune(name)) > maxName || strings.TrimSpace(name) != name || strings.ContainsFunc(name, func(c rune) bool { return !unicode.IsPrint(c) }):
+	case name == "" || len([]rune(name)) > maxName || strings.TrimSpace(name) != name || strings.ContainsFunc(name, func(c rune) bool { return !unicode.IsPrint(c) || c == unicode.ReplacementChar }):
 		return nil, nil, invalid("name", fmt.Sprintf("give 1 to %d printable characters without spaces around them", maxName))
 	case right == auth.Nobody:
 		return nil, nil, invalid("scope", "is read, run or admin")
