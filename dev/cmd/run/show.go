@@ -26,7 +26,8 @@ func show(ctx context.Context, api *client, what repository, dir string) error {
 		return err
 	}
 	say("run %s of %s", started.ID, what.url)
-	say("page: %s", started.URL)
+	say("page:  %s", started.URL)
+	say("token: %s (sign in with it on the page, or send it to the API)", api.token)
 	ended, err := follow(ctx, api, started.ID)
 	if err != nil {
 		return err

@@ -68,7 +68,7 @@ func TestPageOfNoRunSaysSo(t *testing.T) {
 	s := start(t)
 	for _, path := range []string{"/run/999", "/run/x"} {
 		a := s.send("GET", path, "")
-		if a.status != http.StatusNotFound || !strings.Contains(a.body, "there is no such run") || !strings.HasPrefix(a.header.Get("Content-Type"), "text/html") {
+		if a.status != http.StatusNotFound || !strings.Contains(a.body, "there is nothing of this id") || !strings.HasPrefix(a.header.Get("Content-Type"), "text/html") {
 			t.Errorf("%s: %d %s", path, a.status, a.body)
 		}
 	}

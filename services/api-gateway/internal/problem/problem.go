@@ -79,7 +79,7 @@ func Of(err error) *Problem {
 	case errors.As(err, &tooLarge):
 		return New(http.StatusRequestEntityTooLarge, "body_too_large", fmt.Sprintf("the body may have at most %d bytes", tooLarge.Limit))
 	case errors.Is(err, jobs.ErrNotFound):
-		return New(http.StatusNotFound, "not_found", "there is no such run or job")
+		return New(http.StatusNotFound, "not_found", "there is nothing of this id that you may see")
 	case errors.Is(err, jobs.ErrEnded):
 		return New(http.StatusConflict, "run_ended", "the run has ended; a final state is never left")
 	case errors.Is(err, jobs.ErrKeyReused):

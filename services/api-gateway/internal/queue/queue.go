@@ -209,7 +209,7 @@ func (r *reader) tallies(rows pgx.Rows, hour, day time.Time) error {
 			wait, work := key{minutes, "wait", s.Holds}, key{minutes, "work", s.Holds}
 			return &lockstepv1.StageFigures{
 				Since: timestamppb.New(since), Ended: ended[work],
-				EndedPerMinute: math.Round(float64(ended[work])/s.Now.Sub(since).Minutes()*100) / 100,
+				EndedPerMinute: math.Round(float64(ended[work])/s.Now.Sub(since).Minutes()*1e4) / 1e4,
 				Wait:           durations[wait].percentiles(), Run: durations[work].percentiles(),
 			}
 		}

@@ -209,7 +209,7 @@ func (p *payload) pull() (wish, error) {
 	case !isCommit(base.SHA):
 		return w, errors.New("pull_request.base.sha: not a commit id")
 	case w.fork && w.at.IsZero():
-		return w, errors.New("pull_request.updated_at: not a time")
+		return w, errors.New("pull_request.updated_at: is missing")
 	}
 	if p.Action == "closed" {
 		if !w.fork {
