@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"fmt"
-	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -121,7 +120,7 @@ func repositoryMessage(r *repositories.Repository) *lockstepv1.Repository {
 
 // ListApprovals lists approvals page by page.
 func (s *Service) ListApprovals(ctx context.Context, request *lockstepv1.ListApprovalsRequest) (*lockstepv1.ListApprovalsResponse, error) {
-	limit, err := pageLimit(request.Limit)
+	page, err := readPage(approvalsCursor, request.Limit, request.Cursor)
 	if err != nil {
 		return nil, err
 	}
@@ -143,24 +142,12 @@ func (s *Service) ListApprovals(ctx context.Context, request *lockstepv1.ListApp
 		}
 		only = url
 	}
-	before := int64(math.MaxInt64)
-	if request.Cursor != nil {
-		text, ours := openCursor(request.GetCursor(), approvalsCursor)
-		id, valid := runs.ParseID(text)
-		if !ours || !valid {
-			return nil, badCursor()
-		}
-		before = id
-	}
-	found, err := s.approvals.List(ctx, status, only, before, int(limit)+1)
+	found, err := s.approvals.List(ctx, status, only, page.before, page.limit+1)
 	if err != nil {
 		return nil, err
 	}
 	answer := &lockstepv1.ListApprovalsResponse{}
-	if len(found) > int(limit) {
-		found = found[:limit]
-		answer.NextCursor = sealCursor(approvalsCursor, strconv.FormatInt(found[limit-1].ID, 10))
-	}
+	found, answer.NextCursor = cut(page, found, func(a approvals.Approval) string { return strconv.FormatInt(a.ID, 10) })
 	for i := range found {
 		answer.Approvals = append(answer.Approvals, approvalMessage(&found[i]))
 	}

@@ -9,13 +9,13 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/lockstep-ci/lockstep/pkg/jobs"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/problem"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/statements"
 )
 
 // The states of an approval. What is approved or rejected stays so.
@@ -60,13 +60,7 @@ type kept struct {
 //go:embed queries/*.sql
 var queryFiles embed.FS
 
-func query(name string) string {
-	text, err := queryFiles.ReadFile("queries/" + name + ".sql")
-	if err != nil {
-		panic(err) // the files are part of the binary
-	}
-	return string(text)
-}
+var query = statements.In(queryFiles)
 
 // Service keeps approvals.
 type Service struct{ db *jobs.DB }
@@ -252,5 +246,5 @@ func one(ctx context.Context, db querier, name string, args pgx.NamedArgs) (Appr
 
 // Told is the state in words, for whoever sent the delivery.
 func (a *Approval) Told() string {
-	return fmt.Sprintf("commit %s of pull request %d is %s: %s", a.HeadSHA, a.PullRequest, a.Status, strings.TrimSpace(because[a.Status]))
+	return fmt.Sprintf("commit %s of pull request %d is %s: %s", a.HeadSHA, a.PullRequest, a.Status, because[a.Status])
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/99designs/gqlgen/graphql"
 
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/params"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/problem"
 )
 
@@ -23,13 +24,9 @@ func readRequest(w http.ResponseWriter, r *http.Request) (*graphql.RawParams, er
 	if r.URL.RawQuery != "" {
 		return nil, problem.New(http.StatusBadRequest, "unknown_parameter", "put everything into the body")
 	}
-	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	var tooLarge *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLarge):
+	text, err := params.Body(w, r, maxBody)
+	if err != nil {
 		return nil, err
-	case err != nil:
-		return nil, problem.New(http.StatusBadRequest, "incomplete_body", "the body did not arrive")
 	}
 	return parseRequest(text)
 }

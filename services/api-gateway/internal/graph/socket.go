@@ -27,7 +27,6 @@ const (
 	writeLimit       = 10 * time.Second // for one message to a client
 	pingEvery        = 20 * time.Second
 	pongLimit        = 10 * time.Second
-	goodbyeLimit     = 2 * time.Second
 	maxSockets       = 10_000
 	maxSubscriptions = 8   // of one connection
 	maxID            = 128 // bytes of what a client calls a subscription
@@ -77,11 +76,11 @@ func (h *Handler) socket(w http.ResponseWriter, r *http.Request) error {
 	}
 	defer func() { _ = conn.CloseNow() }()
 	if conn.Subprotocol() != protocol {
-		goodbye(conn, websocket.StatusPolicyViolation, "speak "+protocol)
+		watch.Goodbye(conn, websocket.StatusPolicyViolation, "speak "+protocol)
 		return nil
 	}
 	conn.SetReadLimit(maxBody)
-	ended := context.AfterFunc(r.Context(), func() { goodbye(conn, closeForbidden, problem.Of(context.Cause(r.Context())).Detail) })
+	ended := context.AfterFunc(r.Context(), func() { watch.Goodbye(conn, closeForbidden, problem.Of(context.Cause(r.Context())).Detail) })
 	defer ended()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context())) // at the credentials' end there is something to say
 	c := &connection{handler: h, conn: conn, ctx: ctx, active: map[string]context.CancelFunc{}, slots: make(chan struct{}, 2*maxSubscriptions)}
@@ -89,7 +88,7 @@ func (h *Handler) socket(w http.ResponseWriter, r *http.Request) error {
 	code, reason := c.converse()
 	cancel()
 	if code != 0 {
-		goodbye(conn, code, reason)
+		watch.Goodbye(conn, code, reason)
 	}
 	_ = conn.CloseNow() // what is being written ends
 	c.all.Wait()
@@ -98,7 +97,7 @@ func (h *Handler) socket(w http.ResponseWriter, r *http.Request) error {
 
 // converse does what the client says, until the connection ends (0) or it says what cannot be.
 func (c *connection) converse() (code websocket.StatusCode, reason string) {
-	late := time.AfterFunc(initLimit, func() { goodbye(c.conn, closeInitLate, "send connection_init first") })
+	late := time.AfterFunc(initLimit, func() { watch.Goodbye(c.conn, closeInitLate, "send connection_init first") })
 	defer late.Stop()
 	for greeted := false; ; {
 		m, err := c.read()
@@ -217,7 +216,7 @@ func (c *connection) serve(ctx context.Context, m message) {
 		case answer == nil && end.err != nil:
 			c.refuse(m.ID, gqlerror.List{c.handler.present(ctx, end.err)})
 			if errors.Is(end.err, watch.ErrClosed) {
-				goodbye(c.conn, websocket.StatusGoingAway, "the server is stopping: connect again")
+				watch.Goodbye(c.conn, websocket.StatusGoingAway, "the server is stopping: connect again")
 			}
 			return
 		case answer == nil:
@@ -277,15 +276,5 @@ func (c *connection) ping() {
 			_ = c.conn.CloseNow()
 			return
 		}
-	}
-}
-
-// goodbye closes with a reason, not waiting long for the answer.
-func goodbye(conn *websocket.Conn, code websocket.StatusCode, reason string) {
-	done := make(chan struct{})
-	go func() { defer close(done); _ = conn.Close(code, reason) }()
-	select {
-	case <-done:
-	case <-time.After(goodbyeLimit):
 	}
 }

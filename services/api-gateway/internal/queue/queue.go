@@ -15,19 +15,14 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	lockstepv1 "github.com/lockstep-ci/lockstep/services/api-gateway/gen/lockstep/v1"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/statements"
 )
 
 //go:embed queries/*.sql
 var queryFiles embed.FS
 
 // query returns the text of queries/<name>.sql, which is part of the binary.
-func query(name string) string {
-	text, err := queryFiles.ReadFile("queries/" + name + ".sql")
-	if err != nil {
-		panic(err)
-	}
-	return string(text)
-}
+var query = statements.In(queryFiles)
 
 // historyOf is how far back a guess looks.
 const historyOf = 7 * 24 * time.Hour

@@ -22,6 +22,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/lockstep-ci/lockstep/pkg/jobs"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/statements"
 )
 
 const (
@@ -66,13 +67,7 @@ type source struct {
 //go:embed queries/*.sql
 var queryFiles embed.FS
 
-func query(name string) string {
-	text, err := queryFiles.ReadFile("queries/" + name + ".sql")
-	if err != nil {
-		panic(err) // the files are part of the binary
-	}
-	return string(text)
-}
+var query = statements.In(queryFiles)
 
 // New looks where the options say. The error names the setting, and no secret's value.
 func New(db *jobs.DB, options Options, log *zap.Logger) (*Finder, error) {

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/problem"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/statements"
 )
 
 // What a fork's pull request does.
@@ -33,13 +34,7 @@ type Repository struct {
 //go:embed queries/*.sql
 var queryFiles embed.FS
 
-func query(name string) string {
-	text, err := queryFiles.ReadFile("queries/" + name + ".sql")
-	if err != nil {
-		panic(err) // the files are part of the binary
-	}
-	return string(text)
-}
+var query = statements.In(queryFiles)
 
 // Service keeps repositories.
 type Service struct{ pool *pgxpool.Pool }

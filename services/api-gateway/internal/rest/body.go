@@ -1,8 +1,6 @@
 package rest
 
 import (
-	"errors"
-	"io"
 	"mime"
 	"net/http"
 	"strings"
@@ -21,7 +19,7 @@ func readObject(w http.ResponseWriter, r *http.Request, fields map[string]any) e
 	if !isJSON(r.Header.Values("Content-Type")) {
 		return problem.In("Content-Type", http.StatusUnsupportedMediaType, "unsupported_media_type", "send application/json, in UTF-8")
 	}
-	text, err := readBody(w, r)
+	text, err := params.Body(w, r, maxBody)
 	if err != nil {
 		return err
 	}
@@ -44,16 +42,4 @@ func readNothing(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return readObject(w, r, nil)
-}
-
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	var tooLarge *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLarge):
-		return nil, err
-	case err != nil:
-		return nil, problem.New(http.StatusBadRequest, "incomplete_body", "the body did not arrive")
-	}
-	return body, nil
 }

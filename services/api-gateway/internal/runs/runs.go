@@ -13,6 +13,7 @@ import (
 
 	"github.com/lockstep-ci/lockstep/pkg/jobs"
 	"github.com/lockstep-ci/lockstep/pkg/jobs/joblog"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/statements"
 )
 
 // Summary is a run without its jobs. Unknown values are nil.
@@ -67,13 +68,7 @@ const failedJobs = 5
 //go:embed queries/*.sql
 var queryFiles embed.FS
 
-func query(name string) string {
-	text, err := queryFiles.ReadFile("queries/" + name + ".sql")
-	if err != nil {
-		panic(err) // the files are part of the binary
-	}
-	return string(text)
-}
+var query = statements.In(queryFiles)
 
 // Service accepts and shows runs.
 type Service struct {

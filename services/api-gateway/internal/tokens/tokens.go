@@ -23,6 +23,7 @@ import (
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/auth"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/problem"
 	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/runs"
+	"github.com/lockstep-ci/lockstep/services/api-gateway/internal/statements"
 )
 
 const (
@@ -35,13 +36,7 @@ const (
 //go:embed queries/*.sql
 var queryFiles embed.FS
 
-func query(name string) string {
-	text, err := queryFiles.ReadFile("queries/" + name + ".sql")
-	if err != nil {
-		panic(err) // the files are part of the binary
-	}
-	return string(text)
-}
+var query = statements.In(queryFiles)
 
 // newSecret is a secret that nobody can guess.
 func newSecret() string {

@@ -174,13 +174,13 @@ func (c *conversation) hold(ctx context.Context) error {
 			if over.problem != nil {
 				frame, _ := framed(problem.Message(over.problem))
 				_ = c.write(frame)
-				goodbye(c.conn, websocket.StatusPolicyViolation, over.problem.Code)
+				Goodbye(c.conn, websocket.StatusPolicyViolation, over.problem.Code)
 			}
 			return nil
 		}
 		select {
 		case <-c.feed.closed:
-			goodbye(c.conn, websocket.StatusGoingAway, "the server is stopping: connect again")
+			Goodbye(c.conn, websocket.StatusGoingAway, "the server is stopping: connect again")
 			return nil
 		default:
 		}
@@ -305,8 +305,8 @@ func pong(ctx context.Context, conn *websocket.Conn) error {
 	return conn.Ping(ctx)
 }
 
-// goodbye closes with a reason, not waiting long for the answer.
-func goodbye(conn *websocket.Conn, code websocket.StatusCode, reason string) {
+// Goodbye closes a WebSocket with a reason, not waiting long for the answer.
+func Goodbye(conn *websocket.Conn, code websocket.StatusCode, reason string) {
 	done := make(chan struct{})
 	go func() { defer close(done); _ = conn.Close(code, reason) }()
 	select {
